@@ -1,0 +1,1 @@
+"""Agents: confidence, risk preference, selection by category, and the market context they read."""

@@ -1,0 +1,44 @@
+"""The ``qlib-llm-alpha`` command: one module for each command.
+
+A command module has ``add_parser(commands)``, which adds its parser and sets ``run=`` to a function that takes the
+parsed arguments and returns an exit code. Exit codes: 0 done, 1 done but something was refused or found wrong, 2 a bad
+call. Imports of heavy packages stay inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from qlib_llm_alpha import __version__
+from qlib_llm_alpha.errors import QlibLLMAlphaError
+
+COMMANDS = ("factor", "market", "data")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="qlib-llm-alpha", description="Factors, agents and a gate for Microsoft Qlib.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        importlib.import_module(f"{__name__}.{name}").add_parser(commands)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; an error of ours becomes one line on stderr and exit code 2."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except QlibLLMAlphaError as error:
+        print(f"qlib-llm-alpha: {error}", file=sys.stderr)
+        return 2
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        print(f"qlib-llm-alpha: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

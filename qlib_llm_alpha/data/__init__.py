@@ -1,0 +1,1 @@
+"""Providers, sources, loaders and handlers: where market data meets Qlib."""

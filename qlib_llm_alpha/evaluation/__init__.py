@@ -1,0 +1,1 @@
+"""Walls between segments, scorecards of factors, and statistics with honest errors."""

@@ -1,0 +1,1 @@
+"""The factor language: a closed grammar over ``$fields``, checked before anything is executed."""

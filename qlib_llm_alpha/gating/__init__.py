@@ -1,0 +1,1 @@
+"""Experts, and gates that weigh them by the state of the market."""

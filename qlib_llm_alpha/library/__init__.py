@@ -1,0 +1,1 @@
+"""The factor library: seed factors, named sets, and frozen factor sets with content ids."""

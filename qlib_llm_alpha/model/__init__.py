@@ -1,0 +1,1 @@
+"""Qlib ``Model`` faces of experts and gates."""

@@ -1,0 +1,1 @@
+"""Gated strategies and the A-share exchange."""
