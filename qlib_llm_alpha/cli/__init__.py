@@ -19,7 +19,9 @@ COMMANDS = ("factor", "market", "data")
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="qlib-llm-alpha", description="Factors, agents and a gate for Microsoft Qlib.")
+    parser = argparse.ArgumentParser(
+        prog="qlib-llm-alpha", description="Factors, agents and a gate for Microsoft Qlib."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:

@@ -1,0 +1,34 @@
+# One door. `make` prints the targets; each is what CI runs too.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+MARKET ?= .data/embedded
+
+.PHONY: help setup demo test check slow proofs bench clean
+help: ## print the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+$(BIN)/qlib-llm-alpha: setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(BIN)/qlib-llm-alpha ## make the environment and install the package in it
+
+demo: setup ## install, write the embedded market, run the main workflow
+	$(BIN)/qlib-llm-alpha market --out $(MARKET)
+	$(BIN)/qrun workflows/llm_alpha.yaml
+
+test: setup ## every test that needs no network
+	$(BIN)/python -m pytest -m 'not network' --cov --cov-report=term
+
+check: setup ## format, lint, types, import contracts, fast tests: CI's first stage
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest
+
+slow: setup ## the slow tests alone
+	$(BIN)/python -m pytest -m slow
