@@ -1,7 +1,7 @@
 """Write and read the files of a Qlib provider.
 
-Layout (Qlib 0.9.7): ``calendars/day.txt``, ``instruments/<market>.txt`` (code, first day, last day; tabs; several rows a
-code are allowed), ``features/<code in lower case>/<field in lower case>.day.bin`` (little-endian float32; element 0 is
+Layout (Qlib 0.9.7): ``calendars/day.txt``, ``instruments/<market>.txt`` (code, first day, last day; tabs; several rows
+a code are allowed), ``features/<code in lower case>/<field in lower case>.day.bin`` (little-endian float32; element 0 is
 the calendar position of the first value) and, for accounts, ``financial/<code>/<field>_q.{data,index}``.
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Span: TypeAlias = tuple[str, np.datetime64, np.datetime64]
 
 
 def write_calendar(root: Path, days: Sequence[np.datetime64]) -> None:
@@ -27,7 +30,7 @@ def read_calendar(root: Path) -> NDArray[np.datetime64]:
     return np.array(lines, dtype="datetime64[D]")
 
 
-def write_instruments(root: Path, market: str, spans: Iterable[tuple[str, np.datetime64, np.datetime64]]) -> None:
+def write_instruments(root: Path, market: str, spans: Iterable[Span]) -> None:
     """Write one market: rows of code, first day and last day, both included."""
     folder = root / "instruments"
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,9 +38,9 @@ def write_instruments(root: Path, market: str, spans: Iterable[tuple[str, np.dat
     (folder / f"{market}.txt").write_text(rows, encoding="ascii")
 
 
-def read_instruments(root: Path, market: str) -> list[tuple[str, np.datetime64, np.datetime64]]:
+def read_instruments(root: Path, market: str) -> list[Span]:
     """Read one market's rows of code, first day and last day."""
-    spans = []
+    spans: list[Span] = []
     for line in (root / "instruments" / f"{market}.txt").read_text(encoding="ascii").splitlines():
         code, first, last = line.split("\t")[:3]
         spans.append((code, np.datetime64(first, "D"), np.datetime64(last, "D")))
