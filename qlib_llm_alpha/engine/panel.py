@@ -172,7 +172,8 @@ class Panel:
         )
         frame = pd.DataFrame({name: array.ravel() for name, array in self.values.items()}, index=index)
         rows = np.flatnonzero(self.member_mask().ravel())
-        return frame.iloc[rows].sort_index()
+        result: pd.DataFrame = frame.iloc[rows].sort_index()
+        return result
 
 
 def as_days(days: object) -> Days:
@@ -208,7 +209,8 @@ def as_day(value: DayLike) -> np.datetime64:
         raise PanelError(f"{value!r} is not a date; expected one such as '2020-01-31'; correct it") from error
     if stamp is pd.NaT:
         raise PanelError(f"{value!r} is not a date; expected one such as '2020-01-31'; correct it")
-    return np.datetime64(stamp.date(), "D")
+    day: np.datetime64 = np.datetime64(stamp.date(), "D")
+    return day
 
 
 def _checked(name: str, array: object, shape: tuple[int, int], days: Days, instruments: tuple[str, ...]) -> Array:

@@ -167,7 +167,8 @@ def coverage(score: Array, universe: Mask | None = None) -> Array:
         raise PanelError(f"universe has shape {asked.shape}; expected {score.shape[-2:]}; align it to the score")
     total = np.broadcast_to(asked.sum(axis=-1), score.shape[:-1])
     there = np.sum(~np.isnan(score) & asked, axis=-1)
-    return np.divide(there, total, out=np.full(score.shape[:-1], np.nan), where=total > 0)
+    share: Array = np.divide(there, total, out=np.full(score.shape[:-1], np.nan), where=total > 0)
+    return share
 
 
 def percentile(values: Array) -> Array:
@@ -213,7 +214,8 @@ def _centred_correlation(left: Array, right: Array, min_names: int) -> Array:
     b = np.nan_to_num(right - centre, nan=0.0)
     scale = np.sqrt(np.einsum("tn,tn->t", a, a) * np.einsum("tn,tn->t", b, b))
     usable = (count >= max(min_names, 2)) & (scale > 0)
-    return np.divide(np.einsum("tn,tn->t", a, b), scale, out=np.full(len(left), np.nan), where=usable)
+    result: Array = np.divide(np.einsum("tn,tn->t", a, b), scale, out=np.full(len(left), np.nan), where=usable)
+    return result
 
 
 def _spread(ranks: Array, label: Array, quantiles: int, min_names: int) -> Array:
