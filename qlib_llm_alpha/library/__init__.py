@@ -1,1 +1,1 @@
-"""The factor library: seed factors, named sets, and frozen factor sets with content ids."""
+"""The factor library: seed factors, published sheets and frozen factor sets, kept as YAML in ``sets/``."""
