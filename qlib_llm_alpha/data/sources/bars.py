@@ -65,10 +65,10 @@ def factor_from_reference(
     tick : float
         Price step.
     """
-    ratio = np.ones(len(close))
+    ratio = np.ones(len(close), dtype=np.float64)
     event = np.abs(close[:-1] - reference[1:]) >= tick / 2
     ratio[1:][event] = close[:-1][event] / reference[1:][event]
-    return np.cumprod(ratio)
+    return np.asarray(np.cumprod(ratio), dtype=np.float64)
 
 
 def provider_fields(bars: Bars, *, previous_close: float = np.nan) -> dict[str, NDArray[np.float32]]:

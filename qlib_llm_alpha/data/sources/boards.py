@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def rules_of(board: str) -> tuple[LimitRule, ...]:
     return tuple(rule for rule in LIMIT_RULES if rule.board == board)
 
 
-def limit_in_cents(reference: np.ndarray, percent: np.ndarray) -> np.ndarray:
+def limit_in_cents(reference: NDArray[np.int64], percent: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return reference prices moved by whole percents, in cents, halves rounded up as the exchanges do.
 
     Parameters
@@ -101,4 +102,5 @@ def limit_in_cents(reference: np.ndarray, percent: np.ndarray) -> np.ndarray:
     -----
     Whole numbers throughout: 10.05 x 1.1 = 11.055 must give 11.06, which binary fractions get wrong.
     """
-    return (reference * (100 + percent) * 2 + 100) // 200
+    cents: NDArray[np.int64] = (reference * (100 + percent) * 2 + 100) // 200
+    return cents

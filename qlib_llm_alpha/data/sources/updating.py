@@ -185,8 +185,8 @@ def _compare_days(old: NDArray[np.datetime64], new: NDArray[np.datetime64]) -> N
     strange = shared[~np.isin(shared, old)]
     if len(strange):
         raise ProviderError(
-            f"the source trades on {strange[0]!s} ({len(strange)} such days) inside the provider's calendar, which does "
-            "not list it; expected only later days to be new; import again into a new folder"
+            f"the source trades on {strange[0]!s} ({len(strange)} such days) inside the provider's calendar, "
+            "which does not list it; expected only later days to be new; import again into a new folder"
         )
 
 
@@ -300,8 +300,9 @@ def _compare_membership(source: BarSource, old: _Existing) -> None:
         if differ:
             code, begin, finish = differ[0]
             raise ProviderError(
-                f"membership of {name!r} differs before {last!s}: {code} from {begin!s} to {finish!s} is in only one of "
-                f"provider and source ({len(differ)} such rows); expected an equal past; import again into a new folder"
+                f"membership of {name!r} differs before {last!s}: {code} from {begin!s} to {finish!s} is in only "
+                f"one of provider and source ({len(differ)} such rows); expected an equal past; import again into a "
+                "new folder"
             )
 
 

@@ -3,8 +3,8 @@
 The layout is found by the header of each file; units become shares and currency; the adjustment factor comes from
 whatever the layout offers. One file may hold one instrument (its name is then the code) or many.
 
-* ``qlib``: ``date open high low close volume`` (and ``symbol factor ...``); prices already adjusted, ``factor`` as given.
-* ``tushare``: ``ts_code trade_date open high low close vol``; hands and thousand CNY; ``adj_factor``, else ``pre_close``.
+* ``qlib``: ``date open high low close volume`` (and ``symbol factor ...``); already adjusted, ``factor`` as given.
+* ``tushare``: ``ts_code trade_date open high low close vol``; hands, thousand CNY; ``adj_factor``, else ``pre_close``.
 * ``akshare``: ``日期 开盘 收盘 最高 最低 成交量``; hands; factor from ``涨跌额``.
 * ``baostock``: ``date code open high low close volume preclose``; factor from ``preclose``.
 * ``yfinance``: ``Date Open High Low Close Volume``; factor ``Adj Close / Close``.
@@ -274,7 +274,7 @@ def _parse_dates(text: pd.Series, path: Path) -> pd.Series:
 
 
 def _parse_numbers(values: pd.Series, path: Path) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
+    numbers: pd.Series = pd.to_numeric(values, errors="coerce")
     wrong = numbers.isna() & values.notna() & (values.astype(str).str.strip() != "")
     if wrong.any():
         raise ProviderError(
