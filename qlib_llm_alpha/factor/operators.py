@@ -1,0 +1,310 @@
+"""The one table of operators: what the language knows, each row checked against Qlib's own classes by a test.
+
+Every other module reads this table and names no operator that it could look up. To add an operator, add a row; if stock
+Qlib has no class of that name, give ``stock`` (the same thing in Qlib's operators) or write the class in ``ops/``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+ArgumentKind = Literal[
+    "series",  # any formula
+    "varying",  # a formula in which a field occurs
+    "boolean",  # a comparison, or And/Or/Not of comparisons
+    "number",  # a number written out
+    "fraction",  # a number written out, from 0 to 1
+    "window",  # a whole number of bars, at least `min_window`
+    "shift",  # a whole number of bars; negative reads the future
+    "period",  # a reporting period as Qlib writes it: 2019, or 201903 for a third quarter
+    "group",  # a field that holds a group code
+    "instrument",  # an instrument code in quotes
+]
+
+UnitRule = Literal[
+    "same",  # the unit of the first series
+    "join",  # all series must agree; that unit
+    "compare",  # all series must agree; a yes or no
+    "boolean",  # a yes or no
+    "ratio",  # anything in, a plain ratio out
+    "pure",  # only plain ratios in, a plain ratio out
+    "product",
+    "quotient",
+    "power",
+    "square",
+    "choose",  # the last two must agree; that unit
+]
+
+Lookback = Literal["none", "window", "shift", "decay", "reported"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One row of the table.
+
+    Parameters
+    ----------
+    name : str
+        As written in front of ``(``; for all but ours this is also the name of Qlib's class.
+    arguments : tuple of (str, ArgumentKind)
+        Name and kind of each argument.
+    unit : UnitRule
+        How the unit of the result follows from the units of the series.
+    lookback : Lookback
+        Bars needed before the day beyond those of the arguments, for window N: ``none`` 0, ``window`` N - 1,
+        ``shift`` N, ``decay`` 3N (an exponential mean then has forgotten all but 0.25 percent), ``reported``: counted
+        in reporting periods, so no bars at all.
+    summary : str
+        One line for people and for prompts.
+    infix : str
+        The sign that is printed between two arguments, or empty.
+    precedence : int
+        Of ``infix``, as in Python; higher binds tighter.
+    min_window : int
+        Smallest window for which the result is defined.
+    commutes : int
+        So many first arguments may change places.
+    associative : bool
+        ``f(f(a,b),c)`` equals ``f(a,f(b,c))``.
+    even : bool
+        ``f(-x)`` equals ``f(x)``.
+    elementwise : bool
+        The value of a day depends on that day alone, so a shift may go inside.
+    cross_sectional : bool
+        Reads all instruments of the day: stock Qlib cannot evaluate it.
+    stock : str
+        The same thing in other operators of the table (arguments as ``$name``), where Qlib lacks the class or has its
+        numbers wrong. Empty: printed under its own name.
+    ours : bool
+        Qlib lacks the class and ``qlib_llm_alpha.ops`` has it.
+    """
+
+    name: str
+    arguments: tuple[tuple[str, ArgumentKind], ...]
+    unit: UnitRule
+    summary: str
+    lookback: Lookback = "none"
+    infix: str = ""
+    precedence: int = 0
+    min_window: int = 1
+    commutes: int = 0
+    associative: bool = False
+    even: bool = False
+    elementwise: bool = False
+    cross_sectional: bool = False
+    stock: str = ""
+    ours: bool = False
+
+    @property
+    def signature(self) -> str:
+        """The call as documented, such as ``Mean(x, N)``."""
+        return f"{self.name}({', '.join(name for name, _ in self.arguments)})"
+
+
+def _arguments(text: str) -> tuple[tuple[str, ArgumentKind], ...]:
+    kinds: dict[str, ArgumentKind] = {
+        "x": "series",
+        "y": "series",
+        "v": "varying",
+        "w": "varying",
+        "a": "boolean",
+        "b": "boolean",
+        "lo": "number",
+        "hi": "number",
+        "p": "number",
+        "q": "fraction",
+        "N": "window",
+        "d": "shift",
+        "period": "period",
+        "g": "group",
+        "code": "instrument",
+    }
+    return tuple((name, kinds[name]) for name in text.split())
+
+
+def _infix(name: str, sign: str, precedence: int, unit: UnitRule, summary: str, *, commutes: bool = False) -> Operator:
+    arguments = "a b" if unit == "boolean" else "x y"
+    return Operator(
+        name,
+        _arguments(arguments),
+        unit,
+        summary,
+        infix=sign,
+        precedence=precedence,
+        commutes=2 if commutes else 0,
+        associative=unit == "boolean",
+        elementwise=True,
+    )
+
+
+def _elementwise(
+    name: str, arguments: str, unit: UnitRule, summary: str, *, stock: str = "", commutes: int = 0, even: bool = False
+) -> Operator:
+    return Operator(
+        name,
+        _arguments(arguments),
+        unit,
+        summary,
+        stock=stock,
+        commutes=commutes,
+        associative=commutes == 2,
+        even=even,
+        elementwise=True,
+    )
+
+
+def _rolling(name: str, unit: UnitRule, summary: str, *, at_least: int = 1, even: bool = False) -> Operator:
+    return Operator(name, _arguments("v N"), unit, summary, lookback="window", min_window=at_least, even=even)
+
+
+def _cross(name: str, arguments: str, unit: UnitRule, summary: str) -> Operator:
+    return Operator(name, _arguments(arguments), unit, summary, cross_sectional=True)
+
+
+_ROWS: Final[tuple[Operator, ...]] = (
+    _infix("Or", "|", 2, "boolean", "one of two comparisons holds", commutes=True),
+    _infix("And", "&", 3, "boolean", "two comparisons hold", commutes=True),
+    _infix("Gt", ">", 1, "compare", "x > y"),
+    _infix("Ge", ">=", 1, "compare", "x >= y"),
+    _infix("Lt", "<", 1, "compare", "x < y"),
+    _infix("Le", "<=", 1, "compare", "x <= y"),
+    _infix("Eq", "==", 1, "compare", "x == y", commutes=True),
+    _infix("Ne", "!=", 1, "compare", "x != y", commutes=True),
+    _infix("Add", "+", 4, "join", "x + y", commutes=True),
+    _infix("Sub", "-", 4, "join", "x - y"),
+    _infix("Mul", "*", 5, "product", "x * y", commutes=True),
+    _infix("Div", "/", 5, "quotient", "x / y"),
+    _elementwise("Power", "x y", "power", "x to the power of y"),
+    _elementwise("Neg", "x", "same", "-x", stock="-1*$x"),
+    _elementwise("Not", "a", "boolean", "the comparison does not hold"),
+    _elementwise("Abs", "x", "same", "absolute value", even=True),
+    _elementwise("Sign", "x", "ratio", "-1, 0 or 1"),
+    _elementwise("Log", "x", "ratio", "natural logarithm"),
+    _elementwise("Sqrt", "x", "power", "square root", stock="Power($x,0.5)"),
+    _elementwise("Exp", "x", "pure", "e to the power of x", stock="Power(2.718281828459045,$x)"),
+    _elementwise("Tanh", "x", "pure", "hyperbolic tangent", stock="1-2/(Power(2.718281828459045,2*$x)+1)"),
+    _elementwise("Reciprocal", "x", "quotient", "1 / x", stock="1/$x"),
+    _elementwise("SignedPower", "x p", "power", "Sign(x) * |x|^p", stock="Sign($x)*Power(Abs($x),$p)"),
+    _elementwise("Clip", "x lo hi", "same", "x held between two numbers", stock="Less(Greater($x,$lo),$hi)"),
+    _elementwise("Greater", "x y", "join", "the larger of two, day by day", commutes=2),
+    _elementwise("Less", "x y", "join", "the smaller of two, day by day", commutes=2),
+    _elementwise("If", "a x y", "choose", "x where the comparison holds, else y (also where an input is missing)"),
+    Operator("Ref", _arguments("v d"), "same", "the value N bars ago", "shift"),
+    Operator(
+        "Delta", _arguments("v d"), "same", "x minus its value N bars ago", lookback="shift", stock="$v-Ref($v,$d)"
+    ),
+    _rolling("Mean", "same", "mean of N bars"),
+    _rolling("Sum", "same", "sum of N bars"),
+    _rolling("Std", "same", "sample standard deviation of N bars", at_least=2, even=True),
+    _rolling("Var", "square", "sample variance of N bars", at_least=2, even=True),
+    _rolling("Skew", "ratio", "skewness of N bars", at_least=3),
+    _rolling("Kurt", "ratio", "excess kurtosis of N bars", at_least=4, even=True),
+    _rolling("Max", "same", "largest of N bars"),
+    _rolling("Min", "same", "smallest of N bars"),
+    _rolling("Med", "same", "median of N bars"),
+    _rolling("Mad", "same", "mean absolute deviation of N bars", even=True),
+    _rolling("Rank", "ratio", "rank of today among the last N bars of the same instrument, 0 to 1"),
+    _rolling("Count", "ratio", "number of bars of N that have a value"),
+    _rolling("IdxMax", "ratio", "position of the largest of N bars, 1 for the oldest"),
+    _rolling("IdxMin", "ratio", "position of the smallest of N bars, 1 for the oldest"),
+    _rolling("Slope", "same", "slope per bar of a line through N bars", at_least=2),
+    _rolling("Rsquare", "ratio", "R squared of a line through N bars", at_least=2),
+    _rolling("Resi", "same", "today's distance from a line through N bars", at_least=2),
+    Operator("Quantile", _arguments("v N q"), "same", "quantile q of N bars", lookback="window"),
+    Operator("EMA", _arguments("v N"), "same", "exponential mean, weight of today 2/(N+1)", lookback="decay"),
+    Operator(
+        "Wilder",
+        _arguments("v N"),
+        "same",
+        "Wilder's exponential mean, weight of today 1/N",
+        lookback="decay",
+        stock="EMA($v,2*$N-1)",
+    ),
+    Operator(
+        "DecayLinear",
+        _arguments("v N"),
+        "same",
+        "mean of N bars with weights N, N-1, ..., 1, today the heaviest",
+        lookback="window",
+        ours=True,
+    ),
+    Operator(
+        "Corr",
+        _arguments("v w N"),
+        "ratio",
+        "correlation of two over N bars",
+        lookback="window",
+        min_window=2,
+        commutes=2,
+    ),
+    Operator(
+        "Cov",
+        _arguments("v w N"),
+        "product",
+        "covariance of two over N bars",
+        lookback="window",
+        min_window=2,
+        commutes=2,
+    ),
+    Operator("P", _arguments("v"), "same", "a reported item as known on the day", lookback="reported"),
+    Operator(
+        "PRef", _arguments("v period"), "same", "a reported item of one period as known on the day", lookback="reported"
+    ),
+    Operator("ChangeInstrument", _arguments("code v"), "same", "the formula for another instrument, such as an index"),
+    _cross("CSRank", "v", "ratio", "rank among the day's instruments, above 0 to 1, ties averaged"),
+    _cross("CSZScore", "v", "ratio", "distance from the day's mean in standard deviations"),
+    _cross("CSDemean", "v", "same", "distance from the day's mean"),
+    _cross("CSScale", "v", "ratio", "divided by the day's sum of absolute values"),
+    _cross("CSWinsorize", "v q", "same", "held between the day's quantiles q and 1-q"),
+    _cross("CSQuantile", "v q", "same", "the day's quantile q, the same for all instruments"),
+    _cross("CSNeutralize", "v g", "same", "distance from the mean of the instrument's group that day"),
+    _cross("CSGroupRank", "v g", "ratio", "rank within the instrument's group that day"),
+    _cross("CSGroupZScore", "v g", "ratio", "distance from the group's mean in its standard deviations"),
+)
+
+OPERATORS: Final[dict[str, Operator]] = {row.name: row for row in _ROWS}
+
+REFUSED: Final[dict[str, str]] = {
+    "WMA": "Qlib's WMA divides by the number of bars once too often; write DecayLinear(x, N)",
+}
+"""Operators of Qlib whose numbers are not what the name says: reason ``wrong_numbers``."""
+
+WITHHELD: Final[dict[str, str]] = {
+    "Rolling": "it is the parent class of the windowed operators; write one of them, such as Mean(x, N)",
+    "Feature": "write $name",
+    "PFeature": "write P($$name)",
+    "TResample": "it fails on daily data, which Qlib indexes by position",
+    "Mask": "it is ChangeInstrument without quotes; write ChangeInstrument('SH000300', x)",
+}
+"""Operators of Qlib that are left out, and what to write: reason ``unknown_operator``."""
+
+ALIASES: Final[dict[str, str]] = {
+    "Delay": "Ref(x, N)",
+    "DELAY": "Ref(x, N)",
+    "Shift": "Ref(x, N)",
+    "SMA": "Mean(x, N)",
+    "MA": "Mean(x, N)",
+    "Avg": "Mean(x, N)",
+    "Median": "Med(x, N)",
+    "Stdev": "Std(x, N)",
+    "StdDev": "Std(x, N)",
+    "Pow": "Power(x, y)",
+    "Maximum": "Greater(x, y)",
+    "Minimum": "Less(x, y)",
+    "Where": "If(condition, x, y)",
+    "IIf": "If(condition, x, y)",
+    "TsRank": "Rank(x, N), the rank in time",
+    "Ts_Rank": "Rank(x, N), the rank in time",
+    "ZScore": "CSZScore(x) across instruments, or (x-Mean(x, N))/Std(x, N) in time",
+    "RMA": "Wilder(x, N)",
+    "DecayedLinear": "DecayLinear(x, N)",
+    "Decay_Linear": "DecayLinear(x, N)",
+    "LinearDecay": "DecayLinear(x, N)",
+    "Inv": "Reciprocal(x)",
+    "Ln": "Log(x)",
+    "Correlation": "Corr(x, y, N)",
+    "Covariance": "Cov(x, y, N)",
+    "IndNeutralize": "CSNeutralize(x, $industry)",
+}
+"""Names that formulas from elsewhere use, for the hint of ``unknown_operator``."""
