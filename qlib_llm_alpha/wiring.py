@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from qlib_llm_alpha.data.check import CheckReport
+    from qlib_llm_alpha.data.embedded.simulate import Kind
+    from qlib_llm_alpha.data.embedded.write import WrittenMarket
     from qlib_llm_alpha.data.sources.writing import ImportReport
+    from qlib_llm_alpha.factor.check import CheckResult
 
 
 def import_market_data(
@@ -51,3 +55,40 @@ def check_market_data(provider: Path) -> CheckReport:
     from qlib_llm_alpha.data.check import check_provider
 
     return check_provider(provider)
+
+
+def write_embedded_market(
+    out: Path,
+    *,
+    kind: Kind = "planted",
+    instruments: int = 100,
+    start: str = "2017-01-03",
+    end: str = "2023-12-29",
+    seed: int = 7,
+    force: bool = False,
+) -> WrittenMarket:
+    """Write the embedded market as a provider, or verify the one that is there."""
+    from qlib_llm_alpha.data.embedded.write import ensure_market
+
+    return ensure_market(out, kind=kind, instruments=instruments, start=start, end=end, seed=seed, force=force)
+
+
+def embedded_plant_table(*, seeds: int, kind: Kind, instruments: int, start: str, end: str) -> str:
+    """Measure the plants of the embedded market over the seeds 1 to ``seeds``; a Markdown table."""
+    from qlib_llm_alpha.data.embedded.tables import plant_table
+
+    return plant_table(range(1, seeds + 1), kind=kind, instruments=instruments, start=start, end=end)
+
+
+def embedded_moment_table(folder: Path, *, kind: Kind, instruments: int, start: str, end: str, seed: int) -> str:
+    """Set the moments of the embedded market beside those of the bars in a folder; a Markdown table."""
+    from qlib_llm_alpha.data.embedded.tables import moment_table
+
+    return moment_table(folder, kind=kind, instruments=instruments, start=start, end=end, seed=seed)
+
+
+def check_formulas(formulas: Iterable[str], *, units: Literal["refuse", "warn"] = "refuse") -> list[CheckResult]:
+    """Return the verdict on each formula: whether it may be used, and if not, why."""
+    from qlib_llm_alpha.factor.check import check_expression
+
+    return [check_expression(formula, units=units) for formula in formulas]
