@@ -8,16 +8,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from qlib_llm_alpha.errors import ExpressionError, LibraryError
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.factor import Factor
+from qlib_llm_alpha.factor.fields import DAILY, GROUPS, REPORTED
 from qlib_llm_alpha.library.seed import Mode, SeedFactor, seed_factors
 from qlib_llm_alpha.library.sheet import sheet_rows, table3_rows
-from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, text_of, texts_of, write_mapping
+from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, shipped_text, text_of, texts_of, write_mapping
+
+__all__ = ["FactorSet", "Mode", "Warmup", "builtin_names", "left_out", "load_factor_set", "read_factor_set"]
 
 Warmup: TypeAlias = Literal["strict", "qlib"]
 
@@ -126,6 +128,9 @@ class FactorSet:
         head: dict[str, Any] = {"name": self.name, "warmup": self.warmup}
         if self.as_of is not None:
             head["as_of"] = self.as_of
+        own_fields = [field for field in self.fields if field not in {*DAILY, *GROUPS, *REPORTED}]
+        if own_fields:
+            head["fields"] = own_fields
         return write_mapping({**head, "factors": rows})
 
     def save(self, path: str | Path) -> None:
@@ -177,19 +182,21 @@ def builtin_names() -> tuple[str, ...]:
 def read_factor_set(text: str, where: str = "the factor set") -> FactorSet:
     """Read a factor set from YAML text; ``where`` names the text in messages.
 
-    The keys are ``name``, ``warmup``, ``as_of`` (optional) and ``factors``: a list of ``name``, ``expression``,
-    ``category`` and optionally ``hypothesis``, ``sources``, ``origin`` and ``repeats``.
+    The keys are ``name``, ``warmup`` and ``factors``, a list of ``name``, ``expression``, ``category`` and optionally
+    ``hypothesis``, ``sources``, ``origin`` and ``repeats``; and optionally ``as_of`` and ``fields``, which lists fields
+    of the provider that the factor language does not know, such as ``$turn``.
 
     Raises
     ------
     LibraryError
         As `load_factor_set`.
     """
-    document = check_keys(read_mapping(text, where), where, ("name", "warmup", "factors"), ("as_of",))
+    document = check_keys(read_mapping(text, where), where, ("name", "warmup", "factors"), ("as_of", "fields"))
     rows = document["factors"]
     if not isinstance(rows, list):
         raise LibraryError(f"{where} has factors: {rows!r:.80}; expected a list of factors.")
-    factors = tuple(_factor(row, f"{where}, factor {number}") for number, row in enumerate(rows, start=1))
+    fields = texts_of(document, "fields", where)
+    factors = tuple(_factor(row, f"{where}, factor {number}", fields) for number, row in enumerate(rows, start=1))
     return FactorSet(
         name=text_of(document, "name", where),
         factors=factors,
@@ -244,8 +251,7 @@ def _published_set(name: str, mode: Mode) -> FactorSet:
 
 
 def _file_set(name: str, mode: Mode) -> FactorSet:
-    text = resources.files("qlib_llm_alpha.library").joinpath("sets", f"{name}.yaml").read_text(encoding="utf-8")
-    return read_factor_set(text, f"{name}.yaml")
+    return read_factor_set(shipped_text(f"{name}.yaml"), f"{name}.yaml")
 
 
 _BUILTIN: Mapping[str, Callable[[str, Mode], FactorSet]] = {
@@ -272,26 +278,21 @@ def _load_file(path: Path) -> FactorSet:
     return read_factor_set(text, str(path))
 
 
-def _factor(row: object, where: str) -> Factor:
+def _factor(row: object, where: str, more_fields: tuple[str, ...]) -> Factor:
     known = check_keys(row, where, ("name", "expression", "category"), ("hypothesis", "sources", "origin", "repeats"))
     name = text_of(known, "name", where)
-    category = text_of(known, "category", where)
-    for key, value in (("name", name), ("category", category)):
-        if not re.fullmatch(r"\w+", value, flags=re.ASCII):
-            raise LibraryError(f"{where} has {key}: {value!r}; expected letters, digits and underscores. Rename it.")
     text_of(known, "repeats", where)
     try:
-        expression = parse(text_of(known, "expression", where))
+        return Factor(
+            name=name,
+            expression=parse(text_of(known, "expression", where), fields=more_fields),
+            category=text_of(known, "category", where),
+            hypothesis=text_of(known, "hypothesis", where),
+            sources=texts_of(known, "sources", where),
+            origin=text_of(known, "origin", where, default=_USER_ORIGIN),
+        )
     except ExpressionError as error:
         raise LibraryError(f"{where} ({name!r}) has an expression that is refused: {error}") from error
-    return Factor(
-        name=name,
-        expression=expression,
-        category=category,
-        hypothesis=text_of(known, "hypothesis", where),
-        sources=texts_of(known, "sources", where),
-        origin=text_of(known, "origin", where, default=_USER_ORIGIN),
-    )
 
 
 def _repeats(factors: tuple[Factor, ...]) -> dict[str, str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from qlib_llm_alpha.errors import LibraryError
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.factor import Factor
-from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, text_of, texts_of
+from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, shipped_text, text_of, texts_of
 
 Mode: TypeAlias = Literal["scale_free", "literal"]
 Needs: TypeAlias = Literal["bars", "shares", "accounts", "quotes", "macro"]
@@ -130,8 +129,7 @@ class SeedFactor:
 @cache
 def seed_factors() -> tuple[SeedFactor, ...]:
     """Return all 92 seed factors in the order of the paper, those that cannot be run included."""
-    text = resources.files("qlib_llm_alpha.library").joinpath("sets", "seed.yaml").read_text(encoding="utf-8")
-    return read_seed_factors(text)
+    return read_seed_factors(shipped_text("seed.yaml"))
 
 
 def read_seed_factors(text: str) -> tuple[SeedFactor, ...]:

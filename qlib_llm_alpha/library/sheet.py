@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from qlib_llm_alpha.errors import LibraryError
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.library.seed import PAPER, Mode, SeedFactor, seed_factor
-from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, text_of
+from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, shipped_text, text_of
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,14 @@ class Table3Row:
 @cache
 def sheet_rows() -> tuple[SheetRow, ...]:
     """Return the 37 rows in the order of their ids."""
-    return read_sheet(_set_text("sheet37.yaml"))
+    return read_sheet(shipped_text("sheet37.yaml"))
 
 
 @cache
 def table3_rows() -> tuple[Table3Row, ...]:
     """Return the twelve lines of Table 3 in its order; sheet rows 10 and 13 among them are one factor."""
     by_id = {row.id: row for row in sheet_rows()}
-    lines = check_keys(read_mapping(_set_text("table3.yaml"), "table3.yaml"), "table3.yaml", ("rows",))["rows"]
+    lines = check_keys(read_mapping(shipped_text("table3.yaml"), "table3.yaml"), "table3.yaml", ("rows",))["rows"]
     return tuple(
         Table3Row(by_id[line["sheet_id"]], line["published"]["weight"], line["published"]["ic"]) for line in lines
     )
@@ -123,7 +122,3 @@ def _seed_forms(entry: SeedFactor) -> dict[str, Any]:
         "literal": entry.text("literal"),
         "scale_free": entry.text("scale_free"),
     }
-
-
-def _set_text(file: str) -> str:
-    return resources.files("qlib_llm_alpha.library").joinpath("sets", file).read_text(encoding="utf-8")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import yaml
 
 from qlib_llm_alpha.errors import LibraryError
+
+
+def shipped_text(file: str) -> str:
+    """Return the text of a file of ``library/sets``."""
+    return (resources.files("qlib_llm_alpha.library") / "sets" / file).read_text(encoding="utf-8")
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class DecayLinear(Rolling):
     """
 
     def __init__(self, feature: Expression, N: int) -> None:
-        if isinstance(N, bool) or not isinstance(N, int) or N < 1:
+        if type(N) is not int or N < 1:
             raise ConfigError(f"the window of DecayLinear is {N!r}; expected a positive whole number of bars.")
         super().__init__(feature, N, "decay_linear")
 
