@@ -264,7 +264,7 @@ def _parse_dates(text: pd.Series, path: Path) -> pd.Series:
     days = text.str.strip().str.slice(0, 10).str.replace("/", "-", regex=False)
     compact = days.str.fullmatch(r"\d{8}")
     days = days.where(~compact, days.str.slice(0, 4) + "-" + days.str.slice(4, 6) + "-" + days.str.slice(6, 8))
-    parsed = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce")
+    parsed: pd.Series = pd.to_datetime(days, format="%Y-%m-%d", errors="coerce")
     if parsed.isna().any():
         raise ProviderError(
             f"{str(path)!r} has the date {text[parsed.isna()].iloc[0]!r}; expected YYYY-MM-DD, YYYYMMDD or YYYY/MM/DD; "
