@@ -75,7 +75,7 @@ class SelectionOptions:
             raise ConfigError(f"threshold is {self.threshold!r}; expected 0 to 1, as the scores are; 0.5 is usual")
         if self.max_per_category is not None and self.max_per_category < 1:
             raise ConfigError(
-                f"max_per_category is {self.max_per_category!r}; expected 1 or more, or None for all above the threshold"
+                f"max_per_category is {self.max_per_category!r}; expected 1 or more, or None for all above it"
             )
         if self.max_rank_correlation is not None and not 0 < self.max_rank_correlation <= 1:
             raise ConfigError(
