@@ -25,7 +25,7 @@ from qlib_llm_alpha.gating.sufficient import (
 T = TypeVar("T")
 
 STATIC_PENALTY = Penalty(kl=0.02)
-SOFTMAX_PENALTY = Penalty(kl=0.05, smoothness=0.0, ridge=0.001)
+SOFTMAX_PENALTY = Penalty(kl=0.05, smoothness=1.0, ridge=0.01)
 
 
 class Gate(Protocol):

@@ -18,11 +18,10 @@ logger = logging.getLogger(__name__)
 
 LADDER: tuple[Penalty, ...] = (
     Penalty(kl=float("inf")),
-    Penalty(kl=0.30, smoothness=0.0, ridge=0.003),
-    Penalty(kl=0.15, smoothness=0.0, ridge=0.002),
-    Penalty(kl=0.08, smoothness=0.0, ridge=0.001),
-    Penalty(kl=0.04, smoothness=0.0, ridge=0.0005),
-    Penalty(kl=0.02, smoothness=0.0, ridge=0.0002),
+    Penalty(kl=0.30, smoothness=1.0, ridge=0.03),
+    Penalty(kl=0.10, smoothness=1.0, ridge=0.01),
+    Penalty(kl=0.04, smoothness=1.0, ridge=0.01),
+    Penalty(kl=0.02, smoothness=1.0, ridge=0.003),
 )
 """From the strongest rung, which is the prior itself, to the weakest."""
 

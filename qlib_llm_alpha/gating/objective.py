@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,11 @@ class GateProblem:
     prior: Array
     penalty: Penalty
 
+    @cached_property
+    def days_last(self) -> tuple[Array, Array]:
+        """Statistics laid out for the fit: c as (K, T) and R as (K, K, T), contiguous in the days."""
+        return np.ascontiguousarray(self.stats.c.T), np.ascontiguousarray(self.stats.R.transpose(1, 2, 0))
+
     def start(self) -> Array:
         """Parameters at which the gate is the prior."""
         experts, features = self.stats.experts, self.state.shape[1]
@@ -92,38 +98,44 @@ class GateProblem:
     def value_and_gradient(self, parameters: Array) -> tuple[float, Array]:
         """Objective (to be maximised) and its gradient with respect to the flat parameters."""
         matrix, bias = self.unpack(parameters)
-        log_g = log_softmax(self.state @ matrix.T + bias)
-        g = np.exp(log_g)
+        # Days run along the last axis here: sums over a short last axis would take most of the time of a fit.
+        logits = matrix @ self.state.T + bias[:, None]
+        logits -= logits.max(axis=0)
+        odds = np.exp(logits)
+        total = odds.sum(axis=0)
+        g, log_g = odds / total, logits - np.log(total)
         value, by_weight = self.value_by_weight(g, log_g)
         # Jacobian of the softmax, applied from the left.
-        by_logit = g * (by_weight - (g * by_weight).sum(axis=1, keepdims=True))
+        by_logit = g * (by_weight - (g * by_weight).sum(axis=0))
         value -= self.penalty.ridge * float((matrix**2).sum())
-        by_matrix = by_logit.T @ self.state - 2 * self.penalty.ridge * matrix
-        return value, np.concatenate([by_matrix.ravel(), by_logit.sum(axis=0)])
+        by_matrix = by_logit @ self.state - 2 * self.penalty.ridge * matrix
+        return value, np.concatenate([by_matrix.ravel(), by_logit.sum(axis=1)])
 
     def value_by_weight(self, g: Array, log_g: Array) -> tuple[float, Array]:
-        """Objective without ridge, and its gradient with respect to the weights (T, K)."""
-        count = len(g)
-        risk = np.matmul(self.stats.R, g[:, :, None])[:, :, 0]
-        variance = (g * risk).sum(axis=1)
+        """Objective without ridge, and its gradient with respect to the weights; all of shape (K, T)."""
+        count = g.shape[1]
+        c, correlations = self.days_last
+        risk = np.einsum("klt,lt->kt", correlations, g)
+        variance = (g * risk).sum(axis=0)
         floored = variance <= VARIANCE_FLOOR
         deviation = np.sqrt(np.where(floored, VARIANCE_FLOOR, variance))
-        ic = (g * self.stats.c).sum(axis=1) / deviation
+        ic = (g * c).sum(axis=0) / deviation
         # On the floor the denominator is a constant.
         slope = np.where(floored, 0.0, ic / deviation**2)
-        by_weight = (self.stats.c / deviation[:, None] - slope[:, None] * risk) / count
+        by_weight = (c / deviation - slope * risk) / count
 
-        divergence = log_g - log_weights(self.prior)
+        divergence = log_g - log_weights(self.prior)[:, None]
         value = float(ic.mean()) - self.penalty.kl * float((g * divergence).sum()) / count
         # The constant 1 of the derivative of g log g vanishes in the softmax Jacobian; it is kept because the gradient
         # with respect to the weights is public.
         by_weight -= self.penalty.kl * (divergence + 1.0) / count
 
-        step = np.diff(g, axis=0) * (np.diff(self.stats.positions) == 1)[:, None]
-        value -= self.penalty.smoothness * float((step**2).sum()) / count
-        by_step = 2 * self.penalty.smoothness * step / count
-        by_weight[1:] -= by_step
-        by_weight[:-1] += by_step
+        if self.penalty.smoothness > 0:
+            step = np.diff(g, axis=1) * (np.diff(self.stats.positions) == 1)
+            value -= self.penalty.smoothness * float((step**2).sum()) / count
+            by_step = 2 * self.penalty.smoothness * step / count
+            by_weight[:, 1:] -= by_step
+            by_weight[:, :-1] += by_step
         return value, by_weight
 
 
@@ -143,7 +155,7 @@ def maximise(problem: GateProblem, max_iterations: int = 200) -> tuple[Array, Ar
         problem.start(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": max_iterations, "ftol": 1e-12, "gtol": 1e-8},
+        options={"maxiter": max_iterations, "ftol": 1e-10, "gtol": 1e-8},
     )
     logger.debug(
         "gate fit: %s, start at the prior, %d iterations, objective %.6f, %s",

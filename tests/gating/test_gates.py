@@ -35,13 +35,13 @@ def test_gradient_agrees_with_finite_differences(penalty, features):
 
 def test_gradient_by_weight_agrees_with_finite_differences_off_the_simplex():
     p = problem(3, Penalty(0.2, 0.3))
-    g = np.random.default_rng(4).uniform(0.1, 1.0, (40, 4))
+    g = np.random.default_rng(4).uniform(0.1, 1.0, (4, 40))
     _, gradient = p.value_by_weight(g, np.log(g))
     for t, k in [(0, 0), (3, 1), (19, 2), (20, 3), (39, 1)]:
         step = np.zeros_like(g)
-        step[t, k] = 1e-6
+        step[k, t] = 1e-6
         up, down = (p.value_by_weight(w, np.log(w))[0] for w in (g + step, g - step))
-        assert (up - down) / 2e-6 == pytest.approx(gradient[t, k], abs=1e-8)
+        assert (up - down) / 2e-6 == pytest.approx(gradient[k, t], abs=1e-8)
 
 
 def test_objective_equals_a_slow_loop():
@@ -65,9 +65,10 @@ def test_objective_equals_a_slow_loop():
 def test_variance_on_the_floor_is_a_constant_denominator():
     p = problem(7, Penalty(0.0))
     cancelling = replace(p, stats=replace(p.stats, R=np.zeros_like(p.stats.R)))
-    value, gradient = cancelling.value_by_weight(np.tile(PRIOR, (40, 1)), np.log(np.tile(PRIOR, (40, 1))))
+    prior = np.tile(PRIOR[:, None], 40)
+    value, gradient = cancelling.value_by_weight(prior, np.log(prior))
     assert value == pytest.approx(np.mean(p.stats.c @ PRIOR) / 1e-3)
-    np.testing.assert_allclose(gradient, p.stats.c / 1e-3 / 40)
+    np.testing.assert_allclose(gradient, p.stats.c.T / 1e-3 / 40)
 
 
 @pytest.mark.parametrize("values", [(-1.0,), (float("nan"),), (0.1, float("inf")), (0.1, 0.0, -1.0)])
