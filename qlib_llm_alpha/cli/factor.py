@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     check = actions.add_parser(
         "check",
         help="say of each formula whether it may be used, and if not, why",
-        description="One verdict for each line of FILE. Exit code 0: all may be used; 1: some were refused; 2: bad call.",
+        description="One verdict for each line of FILE. Exit code 0: all may be used; 1: some refused; 2: bad call.",
     )
     check.add_argument(
         "file", metavar="FILE", help="text with one formula a line ('-': standard input); # starts a note"

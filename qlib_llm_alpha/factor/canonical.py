@@ -1,9 +1,16 @@
 """The canonical form: what a formula is up to algebra. It gives identity and finds duplicates, and is never executed.
 
 A formula becomes a sum of products of *atoms* (fields, shifted fields, and operators that arithmetic cannot see into),
-with one coefficient and whole exponents. Sums and products are written out and put in order, shifts go inside as far as
-day-by-day operators reach, constants are computed to 12 digits. So the identity is that of exact arithmetic: two
-formulas of one identity may differ in rounding, and where one of them divides by zero.
+each product with one coefficient and whole exponents:
+
+- a product of one term and a sum is written out, so that ``(a-b)/b`` is ``a/b-1``;
+- a product of two sums, and a sum below a fraction line, stays together: the sum becomes an atom, divided by what its
+  terms share and by its first coefficient, so that ``1/(2*x*(a+b))`` is ``0.5/x/(a+b)`` however it was spelt;
+- shifts go inside as far as day-by-day operators reach; comparisons become the sign of a difference;
+- constants are computed, to 12 digits in the text.
+
+The identity is that of exact arithmetic: two formulas of one identity may differ in rounding, and where one of them
+divides by zero.
 """
 
 from __future__ import annotations
@@ -19,15 +26,19 @@ from qlib_llm_alpha.factor.tree import Call, Code, Field, Node, Number
 Monomial: TypeAlias = tuple[tuple[str, int], ...]
 Sum: TypeAlias = dict[Monomial, float]
 
-_MOST_TERMS: Final = 64
 _ONE: Final[Monomial] = ()
 _DIGITS: Final = 12
 _CANCELLED: Final = 1e-12
-_LONGEST_EXPANDED_POWER: Final = 4
 
 
 def canonical_text(lowered: Node) -> str:
-    """Return the canonical text of a tree that ``printing.lower`` returned."""
+    """Return the canonical text of a tree that ``printing.lower`` returned.
+
+    Raises
+    ------
+    ExpressionError
+        ``bad_number`` where the constants overflow or something is divided by what is always zero.
+    """
     return _sum_text(_Canon().sum_of(lowered, 0))
 
 
@@ -37,8 +48,12 @@ def identity(canonical: str) -> str:
 
 
 class _Canon:
+    """One run over one tree; remembers what it has written out and which sums became atoms."""
+
     def __init__(self) -> None:
+        # By identity: lowering repeats subtrees as one object, and the tree outlives this run.
         self._known: dict[tuple[int, int], Sum] = {}
+        self._sums: dict[str, Sum] = {}
 
     def sum_of(self, node: Node, shift: int) -> Sum:
         """Return ``node`` as of ``shift`` bars ago, written out."""
@@ -57,61 +72,134 @@ class _Canon:
         op, args = node.op, node.args
         if op == "Ref" and isinstance(args[1], Number):
             return self.sum_of(args[0], shift + int(args[1].value))
-        if op in ("Add", "Sub"):
-            return _added(self.sum_of(args[0], shift), self.sum_of(args[1], shift), 1.0 if op == "Add" else -1.0)
-        if op == "Mul":
-            return _multiplied(self.sum_of(args[0], shift), self.sum_of(args[1], shift))
-        if op == "Div":
-            return _divided(self.sum_of(args[0], shift), self.sum_of(args[1], shift))
-        if op == "Power":
-            return _raised(self.sum_of(args[0], shift), self.sum_of(args[1], shift))
-        if op in ("Gt", "Ge", "Lt", "Le", "Eq", "Ne"):
+        if op in _ARITHMETIC:
+            return self._arithmetic(op, self.sum_of(args[0], shift), self.sum_of(args[1], shift))
+        if op in _COMPARISONS:
             return _atom(self._comparison(op, args, shift), 0)
-        row = OPERATORS[op]
-        inner = shift if row.elementwise else 0
-        sums = [self.sum_of(argument, inner) for argument in args]
-        if row.even:
-            sums[0] = _unsigned(sums[0])
-        if row.associative:
-            texts = _nested(op, self._chain(op, node, inner))
-        else:
-            texts = [_sum_text(item) for item in sums]
-            texts[: row.commutes] = sorted(texts[: row.commutes])
-        if len(texts) == 1 and row.associative:
-            return self.sum_of(args[0], inner)
-        return _atom(f"{op}({','.join(texts)})", 0 if row.elementwise else shift)
+        return self._opaque(node, shift)
+
+    def _arithmetic(self, op: str, left: Sum, right: Sum) -> Sum:
+        if op in ("Add", "Sub"):
+            return _added(left, right, 1.0 if op == "Add" else -1.0)
+        if op == "Mul":
+            return self._multiplied(left, right)
+        if op == "Div":
+            return self._multiplied(left, self._raised(right, -1))
+        if right and list(right) != [_ONE]:
+            return _atom(f"Power({_sum_text(left)},{_sum_text(right)})", 0)
+        power = right.get(_ONE, 0.0)
+        if power == int(power):
+            return self._raised(left, int(power))
+        root = _atom(f"Power({_sum_text(left)},{_number_text(abs(power))})", 0)
+        return root if power > 0 else self._raised(root, -1)
 
     def _comparison(self, op: str, args: tuple[Node, ...], shift: int) -> str:
-        """Return ``x > y`` as the sign of a difference whose first coefficient is 1."""
+        """Return ``x > y`` as the sign of a difference whose first coefficient is 1 or -1."""
+        left, right = (self.sum_of(argument, shift) for argument in args)
         if op in ("Lt", "Le"):
-            op, args = ("Gt" if op == "Lt" else "Ge"), (args[1], args[0])
-        difference = _added(self.sum_of(args[0], shift), self.sum_of(args[1], shift), -1.0)
+            op, left, right = ("Gt" if op == "Lt" else "Ge"), right, left
+        difference = _added(left, right, -1.0)
         if op in ("Eq", "Ne"):
             difference = _unsigned(difference)
         if difference:
             difference = _scaled(difference, 1 / abs(difference[_first(difference)]))
         return f"{op}({_sum_text(difference)},0)"
 
-    def _chain(self, op: str, node: Node, shift: int) -> list[str]:
-        """Return the members of ``op(op(a, b), c)``, each once, in order."""
-        members: set[str] = set()
-        open_nodes = [node]
+    def _opaque(self, node: Call, shift: int) -> Sum:
+        """Return an operator that arithmetic cannot see into, its arguments in order."""
+        row = OPERATORS[node.op]
+        inside, outside = (shift, 0) if row.elementwise else (0, shift)
+        if row.associative:
+            members = self._members(node, inside)
+            if len(members) == 1:
+                return next(iter(members.values()))
+            return _atom(_nested(node.op, sorted(members)), outside)
+        sums = [self.sum_of(argument, inside) for argument in node.args]
+        if row.even:
+            sums[0] = _unsigned(sums[0])
+        texts = [_sum_text(item) for item in sums]
+        texts[: row.commutes] = sorted(texts[: row.commutes])
+        return _atom(f"{node.op}({','.join(texts)})", outside)
+
+    def _members(self, node: Call, shift: int) -> dict[str, Sum]:
+        """Return the members of ``op(op(a, b), c)``, each once, by text."""
+        members: dict[str, Sum] = {}
+        open_nodes: list[Node] = [node]
         while open_nodes:
             current = open_nodes.pop()
-            if isinstance(current, Call) and current.op == op:
+            if isinstance(current, Call) and current.op == node.op:
                 open_nodes.extend(current.args)
             else:
-                members.add(_sum_text(self.sum_of(current, shift)))
-        return sorted(members)
-
-
-def _nested(op: str, members: list[str]) -> list[str]:
-    if len(members) <= 2:
+                item = self.sum_of(current, shift)
+                members[_sum_text(item)] = item
         return members
-    rest = members[-1]
-    for member in reversed(members[1:-1]):
-        rest = f"{op}({member},{rest})"
-    return [members[0], rest]
+
+    def _multiplied(self, left: Sum, right: Sum) -> Sum:
+        if len(left) > 1 and (len(right) > 1 or _holds_sums(right)):
+            left = self._together(left)
+        if len(right) > 1 and (len(left) > 1 or _holds_sums(left)):
+            right = self._together(right)
+        total: Sum = {}
+        for a, x in left.items():
+            for b, y in right.items():
+                total = _added(total, {_product(a, b): _finite(x * y)}, 1.0)
+        if len(total) > 1 and any(exponent < 0 and atom[0] == "(" for atom, exponent in next(iter(total))):
+            return self._cancelled(total)
+        return self._spread(total)
+
+    def _raised(self, base: Sum, power: int) -> Sum:
+        if power == 0:
+            return {_ONE: 1.0}
+        if not base:
+            if power < 0:
+                raise refusal("bad_number", "the formula divides by something that is always zero; mend the divisor")
+            return {}
+        ((monomial, coefficient),) = self._together(base).items()
+        raised = tuple([(atom, exponent * power) for atom, exponent in monomial])
+        return self._spread({raised: _to_the(coefficient, power)})
+
+    def _together(self, item: Sum) -> Sum:
+        """Return a sum of several terms as one product: a number, what all terms share, and an atom for the rest."""
+        if len(item) < 2:
+            return item
+        shared = _shared(item)
+        inverse = tuple([(atom, -exponent) for atom, exponent in shared])
+        rest = {_product(monomial, inverse): coefficient for monomial, coefficient in item.items()}
+        leading = rest[_first(rest)]
+        rest = _scaled(rest, 1 / leading)
+        atom = f"({_sum_text(rest)})"
+        self._sums[atom] = rest
+        return {_product(shared, ((atom, 1),)): leading}
+
+    def _spread(self, item: Sum) -> Sum:
+        """Undo ``_together`` where a single sum stands above the line."""
+        if len(item) != 1:
+            return item
+        ((monomial, coefficient),) = item.items()
+        above = [factor for factor in monomial if factor[0][0] == "(" and factor[1] > 0]
+        if len(above) != 1 or above[0][1] != 1:
+            return item
+        others = tuple([factor for factor in monomial if factor != above[0]])
+        inner = self._sums[above[0][0]]
+        return {_product(others, term): _finite(coefficient * number) for term, number in inner.items()}
+
+    def _cancelled(self, item: Sum) -> Sum:
+        """Return ``(a+b)/(a+b)`` as 1: a sum over itself, which term by term does not show."""
+        together = self._together(item)
+        ((monomial, _),) = together.items()
+        still_there = any(atom[0] == "(" and exponent > 0 for atom, exponent in monomial)
+        return item if still_there else self._spread(together)
+
+
+_ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div", "Power"})
+_COMPARISONS: Final = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne"})
+
+
+def _nested(op: str, members: list[str]) -> str:
+    text = members[-1]
+    for member in reversed(members[:-1]):
+        text = f"{op}({member},{text})"
+    return text
 
 
 def _atom(text: str, shift: int) -> Sum:
@@ -135,58 +223,16 @@ def _scaled(item: Sum, by: float) -> Sum:
     return {monomial: _finite(coefficient * by) for monomial, coefficient in item.items()}
 
 
-def _multiplied(left: Sum, right: Sum) -> Sum:
-    if len(left) * len(right) > _MOST_TERMS:
-        left, right = (_whole(item) if len(item) > 1 else item for item in (left, right))
-    total: Sum = {}
-    for a, x in left.items():
-        for b, y in right.items():
-            total = _added(total, {_product(a, b): _finite(x * y)}, 1.0)
-    return total
+def _holds_sums(item: Sum) -> bool:
+    return any(atom[0] == "(" and exponent > 0 for monomial in item for atom, exponent in monomial)
 
 
-def _divided(left: Sum, right: Sum) -> Sum:
-    if not right:
-        raise refusal("bad_number", "division by a formula that is always zero")
-    if left.keys() == right.keys() and left:
-        ratio = left[_first(left)] / right[_first(right)]
-        if all(math.isclose(left[key], ratio * right[key], rel_tol=_CANCELLED) for key in left):
-            return {_ONE: ratio}
-    return _multiplied(left, _inverse(right))
-
-
-def _inverse(item: Sum) -> Sum:
-    whole = _whole(item) if len(item) > 1 else item
-    ((monomial, coefficient),) = whole.items()
-    return {tuple([(atom, -exponent) for atom, exponent in monomial]): _finite(1 / coefficient)}
-
-
-def _whole(item: Sum) -> Sum:
-    """Return a sum of several terms as a number times one atom, whose first coefficient is 1."""
-    leading = item[_first(item)]
-    return {((f"({_sum_text(_scaled(item, 1 / leading))})", 1),): leading}
-
-
-def _raised(base: Sum, exponent: Sum) -> Sum:
-    if exponent and list(exponent) != [_ONE]:
-        return _atom(f"Power({_sum_text(base)},{_sum_text(exponent)})", 0)
-    power = exponent.get(_ONE, 0.0)
-    if power == 0:
-        return {_ONE: 1.0}
-    if not base:
-        if power < 0:
-            raise refusal("bad_number", "division by a formula that is always zero")
-        return {}
-    if power != int(power):
-        atom = _atom(f"Power({_sum_text(base)},{_number_text(abs(power))})", 0)
-        return atom if power > 0 else _inverse(atom)
-    times = abs(int(power))
-    if len(base) > 1 and (times > _LONGEST_EXPANDED_POWER or len(base) ** times > _MOST_TERMS):
-        base = _whole(base)
-    result: Sum = {_ONE: 1.0}
-    for _ in range(times):
-        result = _multiplied(result, base)
-    return result if power > 0 else _inverse(result)
+def _shared(item: Sum) -> Monomial:
+    """Return the product that divides every term, negative exponents included."""
+    terms = [dict(monomial) for monomial in item]
+    atoms = {atom for term in terms for atom in term}
+    least = {atom: min([term.get(atom, 0) for term in terms]) for atom in atoms}
+    return tuple(sorted([(atom, exponent) for atom, exponent in least.items() if exponent]))
 
 
 def _product(left: Monomial, right: Monomial) -> Monomial:
@@ -207,7 +253,15 @@ def _first(item: Sum) -> Monomial:
 
 
 def _order(monomial: Monomial) -> tuple[bool, Monomial]:
+    # Plain numbers last: `$close/$open-1` reads better than `-1+$close/$open`.
     return (not monomial, monomial)
+
+
+def _to_the(coefficient: float, power: int) -> float:
+    try:
+        return _finite(math.pow(coefficient, power))
+    except OverflowError:
+        return _finite(math.inf)
 
 
 def _finite(value: float) -> float:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from qlib_llm_alpha.errors import ExpressionError
 from qlib_llm_alpha.factor.checks import UnitMode
-from qlib_llm_alpha.factor.expression import parse
+from qlib_llm_alpha.factor.expression import expression_of
 from qlib_llm_alpha.factor.limits import Limits
+from qlib_llm_alpha.factor.parser import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ def check_expression(
     fields: Collection[str] = (),
 ) -> CheckResult:
     """Return the verdict on ``text``; arguments as in :func:`qlib_llm_alpha.factor.expression.parse`."""
+    bounds = limits or Limits()
     try:
-        expression = parse(text, allow_future=allow_future, limits=limits or Limits(), units=units, fields=fields)
+        root = read(text, bounds)
+        expression = expression_of(root, allow_future=allow_future, limits=bounds, units=units, fields=fields)
     except ExpressionError as error:
         return CheckResult(text, False, None, None, None, (), error.reason, error.detail)
     return CheckResult(

@@ -124,7 +124,10 @@ def parse(
     ExpressionError
         With a reason of ``reasons.REASONS`` and a detail that quotes the place.
     """
-    return expression_of(read(text, limits), allow_future=allow_future, limits=limits, units=units, fields=fields)
+    expression = expression_of(read(text, limits), allow_future=allow_future, limits=limits, units=units, fields=fields)
+    for warning in expression.warnings:
+        _LOG.warning("unit clash let pass: %s", warning)
+    return expression
 
 
 def expression_of(
@@ -137,8 +140,6 @@ def expression_of(
 ) -> Expression:
     """Return the expression of a tree that was built rather than read; checks and errors as in :func:`parse`."""
     found = check(root, allow_future=allow_future, limits=limits, unit_mode=units, more_fields=fields)
-    for warning in found.warnings:
-        _LOG.warning("unit clash let pass: %s", warning)
     expression = Expression(
         root=root,
         lookback=found.lookback,
