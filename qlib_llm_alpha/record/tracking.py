@@ -1,0 +1,206 @@
+"""An experiment manager whose runs hold what they were told to hold.
+
+Qlib 0.9.7 logs through a background thread: one metric name that MLflow refuses ends that thread, everything after it is
+lost, and the run is still marked FINISHED (``qlib/workflow/recorder.py``, ``AsyncCaller``). Here every parameter, metric
+and tag is written before the call returns, and the end of a run reads all of them back. It serves stock records as well
+as ours, because it is named once, in ``qlib_init``::
+
+    exp_manager:
+        class: VerifiedExpManager
+        module_path: qlib_llm_alpha.record.tracking
+        kwargs: {uri: "sqlite:///mlflow.db", default_exp_name: llm_alpha}
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+from qlib.utils.exceptions import ExpAlreadyExistError
+from qlib.workflow.exp import MLflowExperiment
+from qlib.workflow.expm import MLflowExpManager
+from qlib.workflow.recorder import MLflowRecorder, Recorder
+
+from qlib_llm_alpha.errors import ConfigError, RecordingError
+from qlib_llm_alpha.record.task_check import check_task
+
+logger = logging.getLogger("qlib.tracking")
+
+PARAMS_PER_CALL = 100  # MLflow's own limit of one batch
+SQLITE = "sqlite:///"
+
+
+class VerifiedRecorder(MLflowRecorder):
+    """Write at once, read back at the end.
+
+    Attributes
+    ----------
+    logged_metrics : dict of str to float
+        The last value given for each metric.
+    logged_params : dict of str to str
+        The parameters given, as MLflow keeps them.
+    """
+
+    def __init__(self, experiment_id: str, uri: str, name: str | None = None, mlflow_run: Any = None) -> None:
+        super().__init__(experiment_id, uri, name, mlflow_run)
+        self.logged_metrics: dict[str, float] = {}
+        self.logged_params: dict[str, str] = {}
+
+    def save_objects(self, local_path: Any = None, artifact_path: str | None = None, **kwargs: Any) -> None:
+        """Save as Qlib does; the task, which Qlib saves before it builds anything, is checked first."""
+        if local_path is None and artifact_path is None and "task" in kwargs:
+            check_task(kwargs["task"])
+        super().save_objects(local_path=local_path, artifact_path=artifact_path, **kwargs)
+
+    def log_params(self, **kwargs: Any) -> None:
+        """Write parameters now; a second, different value for a parameter is an error."""
+        params = {name: str(value)[:MAX_PARAM_VAL_LENGTH] for name, value in kwargs.items()}
+        for name, value in params.items():
+            if self.logged_params.get(name, value) != value:
+                raise RecordingError(
+                    f"parameter {name!r} was logged as {self.logged_params[name]!r} and now as {value!r}; "
+                    "MLflow keeps one value a run: use a metric with steps, or another name"
+                )
+        entries = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(entries), PARAMS_PER_CALL):
+            self._write(params=entries[start : start + PARAMS_PER_CALL])
+        self.logged_params.update(params)
+
+    def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
+        """Write metrics now; infinite values are refused, because MLflow would store another number."""
+        metrics = {name: float(value) for name, value in kwargs.items()}
+        infinite = [name for name, value in metrics.items() if math.isinf(value)]
+        if infinite:
+            raise RecordingError(
+                f"metrics {infinite} are infinite; MLflow stores 1.8e308 for that: log a finite value or leave them out"
+            )
+        now = get_current_time_millis()
+        self._write(metrics=[Metric(name, value, now, step or 0) for name, value in metrics.items()])
+        self.logged_metrics.update(metrics)
+
+    def set_tags(self, **kwargs: Any) -> None:
+        """Write tags now."""
+        for name, value in kwargs.items():
+            self.client.set_tag(self.id, name, value)
+
+    def end_run(self, status: str = Recorder.STATUS_S) -> None:
+        """End the run; one that would be FINISHED is read back first, and FAILED if something is missing."""
+        missing = self.missing() if status == Recorder.STATUS_FI else []
+        super().end_run(Recorder.STATUS_FA if missing else status)
+        if missing:
+            raise RecordingError(
+                f"run {self.id} lacks what was logged: {'; '.join(missing)}. The store {self.uri} lost it or another "
+                "process changed the run: run again with a store of its own"
+            )
+
+    def missing(self) -> list[str]:
+        """Name every metric and parameter that the store holds differently from what was logged."""
+        data = self.client.get_run(self.id).data
+        wrong = [
+            f"metric {name!r} logged as {value!r}, found {data.metrics.get(name)!r}"
+            for name, value in self.logged_metrics.items()
+            if not _same(value, data.metrics.get(name))
+        ]
+        wrong += [
+            f"parameter {name!r} logged as {value!r}, found {data.params.get(name)!r}"
+            for name, value in self.logged_params.items()
+            if data.params.get(name) != value
+        ]
+        return wrong
+
+    def _write(self, **entries: Any) -> None:
+        try:
+            self.client.log_batch(self.id, **entries)
+        except MlflowException as error:
+            raise RecordingError(f"MLflow refused {entries!r}: {error.message}") from error
+
+
+class VerifiedExperiment(MLflowExperiment):
+    """Qlib's experiment, whose recorders are `VerifiedRecorder`."""
+
+    def create_recorder(self, recorder_name: str | None = None) -> VerifiedRecorder:
+        """Return a recorder that has not started."""
+        return VerifiedRecorder(self.id, self._uri, recorder_name or self._default_rec_name)
+
+    def _get_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> VerifiedRecorder:
+        found = super()._get_recorder(recorder_id=recorder_id, recorder_name=recorder_name)
+        return VerifiedRecorder(self.id, self._uri, mlflow_run=self._client.get_run(found.id))
+
+
+class VerifiedExpManager(MLflowExpManager):
+    """Qlib's experiment manager over an SQLite store, with artifacts beside the database.
+
+    Parameters
+    ----------
+    uri : str
+        ``sqlite:///path.db`` (three slashes: relative to the working directory; four: absolute), or any other URI that
+        MLflow accepts except a ``file:`` store, which MLflow 3.13 and later refuse.
+    default_exp_name : str
+        The experiment of runs that name none.
+
+    Raises
+    ------
+    ConfigError
+        For a ``file:`` URI.
+    """
+
+    def __init__(self, uri: str, default_exp_name: str = "llm_alpha") -> None:
+        if uri.startswith("file:") or "://" not in uri:
+            raise ConfigError(
+                f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no longer "
+                "writes file stores: change qlib_init.exp_manager.kwargs.uri"
+            )
+        super().__init__(uri, default_exp_name)
+        self.database = _database(uri)
+        if self.database is not None:
+            self.database.parent.mkdir(parents=True, exist_ok=True)
+            # Two runs that start together would both create the schema, and one of them would fail.
+            with FileLock(f"{self.database}.lock"):
+                mlflow.tracking.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+
+    def create_exp(self, experiment_name: str | None = None) -> VerifiedExperiment:
+        """Create an experiment whose artifacts lie beside the database."""
+        if experiment_name is None:
+            raise ConfigError("create_exp was given no experiment name; give one, or set default_exp_name")
+        location = None
+        if self.database is not None:
+            folder = re.sub(r"[^\w.-]", "_", experiment_name)
+            location = (self.database.parent / "mlartifacts" / folder).as_uri()
+        try:
+            experiment_id = self.client.create_experiment(experiment_name, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_ALREADY_EXISTS":
+                raise ExpAlreadyExistError from error
+            raise
+        return VerifiedExperiment(experiment_id, experiment_name, self.uri)
+
+    def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> VerifiedExperiment:
+        found = super()._get_exp(experiment_id=experiment_id, experiment_name=experiment_name)
+        return VerifiedExperiment(found.id, found.name, self.uri)
+
+    def _end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
+        was_active = self.active_experiment is not None
+        super()._end_exp(recorder_status=recorder_status)
+        if was_active:
+            logger.info(
+                "Run %s. Look at it with: mlflow ui --backend-store-uri %s", recorder_status.lower(), self.uri
+            )
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri[len(SQLITE) :]).absolute() if uri.startswith(SQLITE) else None
+
+
+def _same(logged: float, found: float | None) -> bool:
+    if found is None:
+        return False
+    return (math.isnan(logged) and math.isnan(found)) or logged == found
