@@ -70,6 +70,8 @@ class MarketContext:
 
     def __post_init__(self) -> None:
         days = as_days(self.days)
+        if not len(days):
+            raise PanelError("context has no day; expected at least one; load bars for the dates you need")
         if self.values.shape != (len(days), len(self.names)) or len(self.regime) != len(days):
             raise PanelError(
                 f"context has values {self.values.shape} and {len(self.regime)} regimes; expected "
@@ -89,7 +91,9 @@ class MarketContext:
         ----------
         fit_until : date, optional
             Mean and deviation come from days up to this one, included, and are applied to all days. None takes, on
-            every day, those of all days up to that day.
+            every day, those of all days up to that day. With a date, the
+            rows before it are scaled by moments of the whole fitted stretch: right for fitting on that stretch, not for
+            judging decisions inside it.
         min_history : int
             A column with fewer known days to learn from is 0 (in the expanding form: until it has them).
         clip : float
@@ -105,11 +109,9 @@ class MarketContext:
             count, mean, deviation = _expanding_moments(self.values)
         else:
             known = self.values[self.days <= as_day(fit_until)]
-            seen, average, spread = _expanding_moments(known)
-            last = slice(-1, None)  # an empty stretch stays empty and broadcasts to nothing
             if not len(known):
                 return np.zeros(self.values.shape)
-            count, mean, deviation = seen[last], average[last], spread[last]
+            count, mean, deviation = (moment[-1] for moment in _expanding_moments(known))
         usable = (count >= max(min_history, 2)) & (deviation > 1e-12 * np.maximum(np.abs(mean), 1e-300))
         scaled = np.divide(
             self.values - mean,
@@ -148,7 +150,8 @@ def market_context(
         The move taken as a limit, as a number or anything that broadcasts to (T, N): see :func:`board_limit_moves`.
         A little below the legal limit, because prices are rounded to a cent.
     fit_until : date, optional
-        The regimes' terciles come from days up to this one. None takes, on every day, the days up to that day.
+        The regimes' terciles come from days up to this one, for earlier days too. None takes, on every day, the days up
+        to that day.
 
     Returns
     -------
@@ -279,11 +282,11 @@ def _average_correlation(change: Array, member: Mask, window: int) -> Array:
 def _expanding_moments(values: Array) -> tuple[Array, Array, Array]:
     """Count, mean and population deviation of every column over the rows up to each row, NaN left out."""
     known = ~np.isnan(values)
-    count = known.cumsum(axis=0)
-    safe = np.maximum(count, 1)
+    count = known.cumsum(axis=0).astype(np.float64)
+    safe = np.maximum(count, 1.0)
     # Sums about the first known value, so that small deviations about a large mean survive.
     first = np.argmax(known, axis=0)
-    origin = np.nan_to_num(np.take_along_axis(values, first[None, :], axis=0)) if len(values) else 0.0
+    origin = np.nan_to_num(np.take_along_axis(values, first[None, :], axis=0))
     shifted = np.where(known, values - origin, 0.0)
     mean = shifted.cumsum(axis=0) / safe
     variance = (shifted**2).cumsum(axis=0) / safe - mean**2
