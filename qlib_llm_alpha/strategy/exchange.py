@@ -323,7 +323,7 @@ class AShareExchange(Exchange):
         if affordable * self.commission < self.min_cost:
             affordable = max(cash - self.min_cost, 0.0) / (1 + rate)
         lot = LOT_RULES[board_of(order.stock_id) or "main"]
-        return min(_whole_lots(affordable / price * order.factor, lot) / order.factor, amount)
+        return min(_whole_lots(affordable / price * float(order.factor), lot) / float(order.factor), amount)
 
 
 def _whole_lots(shares: float, lot: LotRule) -> float:
@@ -360,7 +360,8 @@ def _dated(name: str, rates: float | RateTable) -> tuple[list[np.datetime64], li
 
 def _rate_on(table: tuple[list[np.datetime64], list[float]], day: pd.Timestamp) -> float:
     days, rates = table
-    return rates[bisect_right(days, np.datetime64(day, "D"))]
+    rate: float = rates[bisect_right(days, np.datetime64(day, "D"))]
+    return rate
 
 
 def _fields(deal_price: str | Sequence[str]) -> str | tuple[str, str]:
