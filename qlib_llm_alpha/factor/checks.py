@@ -293,8 +293,10 @@ class _Visit:
             return units.power(first, 2)
         if rule == "power":
             return self._power(row, node, series)
-        if row.name == "Reciprocal":
+        if rule == "inverse":
             return units.product(units.NUMBER, first, -1)
+        if rule == "root":
+            return units.power(first, 0.5)
         return units.product(first, series[1].unit, -1 if rule == "quotient" else 1)
 
     def _joined(self, row: Operator, node: Call, series: list[_Facts]) -> Unit:
@@ -310,7 +312,8 @@ class _Visit:
 
     def _power(self, row: Operator, node: Call, series: list[_Facts]) -> Unit:
         base = series[0].unit
-        exponent = 0.5 if row.name == "Sqrt" else series[1].value
+        written = node.args[1]
+        exponent = written.value if isinstance(written, Number) else series[1].value
         if exponent is not None:
             if abs(exponent) > self.limits.exponent:
                 raise refusal("bad_number", f"exponents go up to {self.limits.exponent:g}: {_quoted(node)}")
@@ -332,6 +335,7 @@ _LOOKBACK: Final[dict[str, Callable[[int], int]]] = {
     "window": lambda n: n - 1,
     "shift": lambda n: n,
     "decay": lambda n: 3 * n,
+    "slow_decay": lambda n: 3 * (2 * n - 1),
 }
 
 
@@ -357,12 +361,11 @@ def _accept(kind: ArgumentKind, facts: _Facts, argument: Node, node: Call) -> No
 
 
 def _shift_of(row: Operator, node: Call) -> int:
-    if row.lookback not in ("window", "shift", "decay"):
+    if row.lookback in ("none", "reported"):
         return 0
     kinds = [kind for _, kind in row.arguments]
     argument = node.args[kinds.index("shift" if row.lookback == "shift" else "window")]
-    value = int(argument.value) if isinstance(argument, Number) else 0
-    return 2 * value - 1 if row.name == "Wilder" else value
+    return int(argument.value) if isinstance(argument, Number) else 0
 
 
 @functools.cache

@@ -31,12 +31,14 @@ UnitRule = Literal[
     "pure",  # only plain ratios in, a plain ratio out
     "product",
     "quotient",
+    "inverse",
     "power",
+    "root",
     "square",
     "choose",  # the last two must agree; that unit
 ]
 
-Lookback = Literal["none", "window", "shift", "decay", "reported"]
+Lookback = Literal["none", "window", "shift", "decay", "slow_decay", "reported"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Operator:
         How the unit of the result follows from the units of the series.
     lookback : Lookback
         Bars needed before the day beyond those of the arguments, for window N: ``none`` 0, ``window`` N - 1,
-        ``shift`` N, ``decay`` 3N (an exponential mean then has forgotten all but 0.25 percent), ``reported``: counted
-        in reporting periods, so no bars at all.
+        ``shift`` N, ``decay`` 3N (an exponential mean then has forgotten all but 0.25 percent), ``slow_decay`` 3(2N - 1)
+        likewise, ``reported``: counted in reporting periods, so no bars at all.
     summary : str
         One line for people and for prompts.
     infix : str
@@ -181,10 +183,10 @@ _ROWS: Final[tuple[Operator, ...]] = (
     _elementwise("Abs", "x", "same", "absolute value", even=True),
     _elementwise("Sign", "x", "ratio", "-1, 0 or 1"),
     _elementwise("Log", "x", "ratio", "natural logarithm"),
-    _elementwise("Sqrt", "x", "power", "square root", stock="Power($x,0.5)"),
+    _elementwise("Sqrt", "x", "root", "square root", stock="Power($x,0.5)"),
     _elementwise("Exp", "x", "pure", "e to the power of x", stock="Power(2.718281828459045,$x)"),
     _elementwise("Tanh", "x", "pure", "hyperbolic tangent", stock="1-2/(Power(2.718281828459045,2*$x)+1)"),
-    _elementwise("Reciprocal", "x", "quotient", "1 / x", stock="1/$x"),
+    _elementwise("Reciprocal", "x", "inverse", "1 / x", stock="1/$x"),
     _elementwise("SignedPower", "x p", "power", "Sign(x) * |x|^p", stock="Sign($x)*Power(Abs($x),$p)"),
     _elementwise("Clip", "x lo hi", "same", "x held between two numbers", stock="Less(Greater($x,$lo),$hi)"),
     _elementwise("Greater", "x y", "join", "the larger of two, day by day", commutes=2),
@@ -218,7 +220,7 @@ _ROWS: Final[tuple[Operator, ...]] = (
         _arguments("v N"),
         "same",
         "Wilder's exponential mean, weight of today 1/N",
-        lookback="decay",
+        lookback="slow_decay",
         stock="EMA($v,2*$N-1)",
     ),
     Operator(

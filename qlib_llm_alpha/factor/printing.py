@@ -86,7 +86,7 @@ def _needs_numbers(op: str, pairs: list[tuple[Node, bool]]) -> bool:
         return False
     if row.unit == "choose":
         return pairs[1][1] and pairs[2][1]
-    if row.lookback == "window" or row.lookback == "decay":
+    if row.lookback in ("window", "decay"):
         return False
     return all(truth or isinstance(argument, Number) for argument, truth in pairs)
 
