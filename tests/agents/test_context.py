@@ -188,3 +188,30 @@ def test_what_does_not_fit_is_refused() -> None:
         MarketContext(DAYS[:0], ("a",), np.ones((0, 1)), np.full(0, "bull"))
     with pytest.raises(PanelError, match="'boom'"):
         MarketContext(DAYS, ("a",), np.ones((T, 1)), np.full(T, "boom"))
+
+
+def test_the_regime_of_a_day_follows_the_table() -> None:
+    bars, index = market()
+    context = market_context(bars, index)
+    returns, volatility = column(context, "index_return_60"), column(context, "index_volatility_60")
+    seen = set()
+    for day in range(119, T):
+        low, high = np.quantile(returns[60 : day + 1], [1 / 3, 2 / 3])
+        calm = np.quantile(volatility[60 : day + 1], 1 / 3)
+        expected = "sideways"
+        if returns[day] >= high and returns[day] > 0:
+            expected = "bull"
+        elif returns[day] <= low and returns[day] < 0 and volatility[day] > calm:
+            expected = "bear"
+        assert context.regime[day] == expected
+        seen.add((expected, bool(returns[day] <= low), bool(volatility[day] > calm)))
+    assert ("sideways", True, False) in seen  # a calm decline
+
+
+@pytest.mark.parametrize(("drift", "never"), [(0.003, "bear"), (-0.003, "bull")])
+def test_a_market_that_only_rises_has_no_bear_and_one_that_only_falls_no_bull(drift: float, never: str) -> None:
+    size = np.linspace(0.0005, 0.001, T)
+    index = np.exp(np.cumsum(drift * (1 + 0.5 * np.sin(np.arange(T) / 30)) + size * np.sin(np.arange(T))))
+    context = market_context(market()[0], index)
+    assert never not in context.regime
+    assert len(set(context.regime)) == 2

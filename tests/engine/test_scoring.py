@@ -120,6 +120,11 @@ def test_turnover_by_hand() -> None:
     np.testing.assert_array_equal(scoring.turnover(score, 9, min_names=3)[1:3], [0.0, 0.0])
 
 
+def test_turnover_is_a_share_of_the_names_held_today() -> None:
+    score = np.array([[5.0, 4, 3, 2, 1, 0], [1, 0, 5, 4, np.nan, np.nan]])
+    assert scoring.turnover(score, 0.5, min_names=3)[1] == 0.5  # 3 names, then 2 of which 1 is new
+
+
 def test_a_constant_score_does_not_turn_over() -> None:
     assert scoring.turnover(np.ones((4, 20)))[1:].tolist() == [0.0, 0.0, 0.0]
 
