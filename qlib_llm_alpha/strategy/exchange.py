@@ -112,7 +112,7 @@ class AShareExchange(Exchange):
 
     Parameters
     ----------
-    start_time, end_time : str
+    start_time, end_time : str or date
         First and last day of the backtest; None loads the whole calendar.
     codes : str or list
         Instruments to trade. Keep ``all``: a market name hides the quotes of a share that has left the market, which
@@ -151,8 +151,8 @@ class AShareExchange(Exchange):
 
     def __init__(
         self,
-        start_time: str | pd.Timestamp | None = None,
-        end_time: str | pd.Timestamp | None = None,
+        start_time: str | datetime.date | None = None,
+        end_time: str | datetime.date | None = None,
         codes: list[str] | str = "all",
         freq: str = "day",
         deal_price: str | Sequence[str] = "$close",
