@@ -15,9 +15,9 @@ from qlib_llm_alpha.library.factor_set import FactorSet
 class FactorSetLoader(QlibDataLoader):
     """Features are the factors of a set, in its order and under its names.
 
-    With ``warmup: strict`` every factor is computed over the whole history up to the end of the query and then cut, so
-    that a value never depends on where a query starts (Qlib's ``EMA`` and ``Delta`` do), and the first look-back bars of
-    an instrument are NaN (Qlib fills them from partial windows). With ``warmup: qlib`` the numbers are Qlib's own.
+    With ``warmup: strict`` every factor is computed over the whole history up to the end of the query and then cut,
+    so that a value never depends on where a query starts (Qlib's ``EMA`` and ``Delta`` do), and the first look-back bars
+    of an instrument are NaN (Qlib fills them from partial windows). With ``warmup: qlib`` the numbers are Qlib's own.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ class FactorSetLoader(QlibDataLoader):
     ) -> pd.DataFrame:
         """Load one group of columns; see Qlib's loader."""
         if gp_name != "feature" or self.warmup != "strict":
-            return super().load_group_df(instruments, exprs, names, start_time, end_time, gp_name)
+            stock: pd.DataFrame = super().load_group_df(instruments, exprs, names, start_time, end_time, gp_name)
+            return stock
         frame = super().load_group_df(instruments, exprs, names, None, end_time, gp_name)
         if start_time is not None:
             frame = frame.loc[pd.Timestamp(start_time) :]

@@ -128,6 +128,7 @@ def _timestamp(value: object, what: str) -> pd.Timestamp | None:
     if value is None:
         return None
     try:
-        return pd.Timestamp(str(value))
+        stamp: pd.Timestamp = pd.Timestamp(str(value))
     except ValueError as error:
         raise ConfigError(f"{what}: {value!r} is no date; expected one such as 2020-01-31") from error
+    return stamp

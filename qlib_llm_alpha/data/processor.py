@@ -24,6 +24,7 @@ class DailyInf(Processor):
         self.fields_group = fields_group
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Treat a frame indexed (datetime, instrument), in place."""
         columns = [column for column in df.columns if column[0] == self.fields_group]
         values = df[columns].to_numpy(copy=True)
         infinite = np.isinf(values)

@@ -1,9 +1,9 @@
 """An experiment manager whose runs hold what they were told to hold.
 
-Qlib 0.9.7 logs through a background thread: one metric name that MLflow refuses ends that thread, everything after it is
-lost, and the run is still marked FINISHED (``qlib/workflow/recorder.py``, ``AsyncCaller``). Here every parameter, metric
-and tag is written before the call returns, and the end of a run reads all of them back. It serves stock records as well
-as ours, because it is named once, in ``qlib_init``::
+Qlib 0.9.7 logs through a background thread: one metric name that MLflow refuses ends that thread, everything after it
+is lost, and the run is still marked FINISHED (``qlib/workflow/recorder.py``, ``AsyncCaller``). Here every parameter,
+metric and tag is written before the call returns, and the end of a run reads all of them back. It serves stock records
+as well as ours, because it is named once, in ``qlib_init``::
 
     exp_manager:
         class: VerifiedExpManager
@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ import mlflow
 from filelock import FileLock
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
-from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.exp import MLflowExperiment
@@ -83,7 +83,7 @@ class VerifiedRecorder(MLflowRecorder):
             raise RecordingError(
                 f"metrics {infinite} are infinite; MLflow stores 1.8e308 for that: log a finite value or leave them out"
             )
-        now = get_current_time_millis()
+        now = int(time.time() * 1000)
         self._write(metrics=[Metric(name, value, now, step or 0) for name, value in metrics.items()])
         self.logged_metrics.update(metrics)
 
@@ -156,8 +156,8 @@ class VerifiedExpManager(MLflowExpManager):
     def __init__(self, uri: str, default_exp_name: str = "llm_alpha") -> None:
         if uri.startswith("file:") or "://" not in uri:
             raise ConfigError(
-                f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no longer "
-                "writes file stores: change qlib_init.exp_manager.kwargs.uri"
+                f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no "
+                "longer writes file stores: change qlib_init.exp_manager.kwargs.uri"
             )
         super().__init__(uri, default_exp_name)
         self.database = _database(uri)
@@ -191,9 +191,7 @@ class VerifiedExpManager(MLflowExpManager):
         was_active = self.active_experiment is not None
         super()._end_exp(recorder_status=recorder_status)
         if was_active:
-            logger.info(
-                "Run %s. Look at it with: mlflow ui --backend-store-uri %s", recorder_status.lower(), self.uri
-            )
+            logger.info("Run %s. Look at it with: mlflow ui --backend-store-uri %s", recorder_status.lower(), self.uri)
 
 
 def _database(uri: str) -> Path | None:

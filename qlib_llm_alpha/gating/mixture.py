@@ -1,0 +1,393 @@
+"""The mixture of experts from end to end, on plain arrays: choose, fit, cross-fit, gate, score.
+
+The walls are kept here: factors are chosen and learners fitted on search, the gate on out-of-fold scores of search, its
+penalty and early stopping on tune. Nothing of the sealed segment is an argument of `fit_mixture`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qlib_llm_alpha.agents.context import MarketContext
+from qlib_llm_alpha.agents.evidence import FactorEvidence, gather_evidence
+from qlib_llm_alpha.agents.preference import RiskPreference
+from qlib_llm_alpha.agents.selection import Selection, SelectionOptions, choose_factors
+from qlib_llm_alpha.errors import ConfigError, PanelError
+from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.gating.crossfit import cross_fit, expanding_folds
+from qlib_llm_alpha.gating.experts import ExpertSpec, Predictor, Rows, predict_panel, rows_of
+from qlib_llm_alpha.gating.gates import EqualGate, Gate, SoftmaxGate, StaticGate, TrailingICGate
+from qlib_llm_alpha.gating.ladder import LadderRow, climb
+from qlib_llm_alpha.gating.permutation import PermutationResult, permutation_test
+from qlib_llm_alpha.gating.sufficient import (
+    LABEL_HORIZON,
+    Array,
+    Days,
+    Mask,
+    SufficientStatistics,
+    composite,
+    standardise_scores,
+)
+
+logger = logging.getLogger(__name__)
+
+RowNumbers = NDArray[np.intp]
+
+GATES = ("equal", "static", "trailing_ic", "softmax")
+PREFERENCES: tuple[RiskPreference, ...] = ("conservative", "moderate", "aggressive")
+LEARNERS = ("ridge", "lightgbm")
+STATE = (
+    "index_return_5",
+    "index_return_20",
+    "index_return_60",
+    "index_volatility_20",
+    "index_volatility_60",
+    "drawdown_250",
+    "dispersion",
+    "breadth_20",
+    "turnover_60",
+    "correlation_20",
+)
+STOPPING_SHARE = 0.2
+"""Part of a fold's training days that is held out for early stopping inside the fold."""
+
+
+def default_experts(seed: int = 7) -> tuple[ExpertSpec, ...]:
+    """Return every risk preference with every learner, six experts."""
+    return tuple(
+        ExpertSpec(f"{preference}_{learner}", preference, learner, {"seed": seed} if learner == "lightgbm" else {})
+        for preference in PREFERENCES
+        for learner in LEARNERS
+    )
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """How a mixture is made.
+
+    Attributes
+    ----------
+    experts : tuple of ExpertSpec
+        An expert without a preference uses every factor.
+    selection : SelectionOptions
+        Of the agents.
+    n_folds, min_train : int
+        Expanding folds inside search, and training days of the first.
+    horizon : int
+        Days after which a label is known.
+    min_names : int
+        Days with fewer joint names are no evidence for the gate.
+    state : tuple of str
+        Columns of the market context that the gate reads.
+    top_m : int, optional
+        Keep the m heaviest experts of a day.
+    permutations : int
+        Of the test whether the state of the market helps; 0 leaves it out.
+    seed : int
+    """
+
+    experts: tuple[ExpertSpec, ...] = field(default_factory=default_experts)
+    selection: SelectionOptions = field(default_factory=SelectionOptions)
+    n_folds: int = 4
+    min_train: int = 240
+    horizon: int = LABEL_HORIZON
+    min_names: int = 30
+    state: tuple[str, ...] = STATE
+    top_m: int | None = None
+    permutations: int = 200
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        names = [spec.name for spec in self.experts]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"experts are named {names!r}; expected at least one, each with a name of its own")
+
+
+@dataclass(frozen=True, eq=False)
+class FactorPanel:
+    """Factors with their label: features (F, T, N) dated by signal day, label (T, N), days (T,)."""
+
+    names: tuple[str, ...]
+    categories: tuple[str, ...]
+    days: Days
+    features: Array
+    label: Array
+
+
+@dataclass(frozen=True, eq=False)
+class FittedExpert:
+    """An expert after fitting: its factors in the order of the learner's columns, and what chose them."""
+
+    spec: ExpertSpec
+    factors: tuple[str, ...]
+    predictor: Predictor
+    selection: Selection | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMixture:
+    """Everything that prediction needs, and everything that a record wants to show.
+
+    Attributes
+    ----------
+    experts : tuple of FittedExpert, (K,)
+        Fitted on search.
+    gates : mapping of str to Gate
+        ``equal``, ``static``, ``trailing_ic``, ``softmax``; fitted on the out-of-fold scores of search.
+    ladder : tuple of LadderRow
+        The penalties tried on tune.
+    permutation : PermutationResult or None
+        Whether the state of the market helped inside search.
+    search, tune : SufficientStatistics
+        Out of fold on search; of the final experts on tune.
+    state : tuple of str
+        Columns of the market context.
+    fit_until : datetime64[D]
+        The state is standardised by days up to this one.
+    min_names : int
+    """
+
+    experts: tuple[FittedExpert, ...]
+    gates: Mapping[str, Gate]
+    ladder: tuple[LadderRow, ...]
+    permutation: PermutationResult | None
+    search: SufficientStatistics
+    tune: SufficientStatistics
+    state: tuple[str, ...]
+    fit_until: np.datetime64
+    min_names: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the experts."""
+        return tuple(expert.spec.name for expert in self.experts)
+
+    def scores(self, names: Sequence[str], features: Array) -> Array:
+        """Score a panel with every expert.
+
+        Parameters
+        ----------
+        names : sequence of str, (F,)
+            Factors of the panel, in its order.
+        features : array, (F, T, N)
+
+        Returns
+        -------
+        array, (K, T, N)
+            Standardised per day; NaN where an expert's factors are all missing.
+        """
+        column = {name: position for position, name in enumerate(names)}
+        missing = sorted({name for expert in self.experts for name in expert.factors} - set(column))
+        if missing:
+            raise PanelError(f"factors {missing} were fitted and are not in the panel {list(names)}; load them too")
+        used = sorted({column[name] for expert in self.experts for name in expert.factors})
+        place = {position: row for row, position in enumerate(used)}
+        standard = standardise_scores(features[used])
+        return np.stack(
+            [
+                standardise_scores(
+                    predict_panel(expert.predictor, standard[[place[column[name]] for name in expert.factors]])
+                )
+                for expert in self.experts
+            ]
+        )
+
+    def outcomes(self, scores: Array, label: Array, days: Days) -> SufficientStatistics:
+        """Reduce realised scores and labels, after those of tune, to what an observing gate reads."""
+        later = SufficientStatistics.from_scores(scores, label, days, self.min_names)
+        later = later.select(later.days > self.tune.days[-1])
+        return SufficientStatistics(
+            np.concatenate([self.tune.days, later.days]),
+            np.concatenate([self.tune.c, later.c]),
+            np.concatenate([self.tune.R, later.R]),
+            np.concatenate([self.tune.positions, later.positions + self.tune.positions[-1] + 2]),
+            np.concatenate([self.tune.dropped_days, later.dropped_days]),
+        )
+
+    def weights(
+        self, gate: str, days: Days, context: MarketContext, outcomes: SufficientStatistics | None = None
+    ) -> Array:
+        """Return the weights of a gate, (T, K), each row from what is known at the close of its day."""
+        if gate not in self.gates:
+            raise ConfigError(f"gate {gate!r} is unknown; expected one of {sorted(self.gates)}")
+        state = _state_rows(context, self.state, self.fit_until, days)
+        return self.gates[gate].weights(state, days, outcomes)
+
+
+def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settings: MixtureSettings) -> FittedMixture:
+    """Fit experts and gates.
+
+    Parameters
+    ----------
+    panel : FactorPanel
+        Of search and tune. Later days are refused.
+    walls : Walls
+        Must have train and valid.
+    context : MarketContext
+        Of at least the panel's days.
+    settings : MixtureSettings
+
+    Raises
+    ------
+    ConfigError
+        Segments that leave too little, a preference without any factor.
+    PanelError
+        Too few names a day, days past the tune wall, a context that lacks a day.
+    """
+    if walls.tune is None:
+        raise ConfigError("segments have no 'valid'; the gate's penalty and early stopping are chosen on it: add it")
+    if panel.days[-1] > walls.tune.end:
+        raise PanelError(f"the panel reaches {panel.days[-1]}, past valid which ends {walls.tune.end}; cut it there")
+    train = walls.purged(panel.days, "train", settings.horizon)
+    tune = walls.purged(panel.days, "valid", settings.horizon)
+    _check_names(panel, settings.min_names)
+    fitting = _Fitting(panel, context, settings)
+
+    rows = np.flatnonzero(train)
+    folds = expanding_folds(panel.days[rows], settings.n_folds, settings.horizon, settings.min_train)
+
+    def fit_predict(fit_on: Mask, predict: Mask) -> Array:
+        """Select and fit on a fold's training days alone; a part of them stops the trees."""
+        known = rows[fit_on]
+        stop = int(len(known) * (1 - STOPPING_SHARE))
+        experts = fitting.experts(known[: stop - settings.horizon], known[stop:], known[-1] + settings.horizon)
+        return fitting.scores(experts, rows[predict])
+
+    out_of_fold = cross_fit(folds, fit_predict)
+    search = SufficientStatistics.from_scores(out_of_fold, panel.label[rows], panel.days[rows], settings.min_names)
+    tune_rows = np.flatnonzero(tune)
+    experts = fitting.experts(rows, tune_rows, int(rows[-1]) + settings.horizon)
+    on_tune = SufficientStatistics.from_scores(
+        fitting.scores(experts, tune_rows), panel.label[tune_rows], panel.days[tune_rows], settings.min_names
+    )
+
+    fit_until = panel.days[rows[-1]]
+    search_state = _state_rows(context, settings.state, fit_until, search.days)
+    tune_state = _state_rows(context, settings.state, fit_until, on_tune.days)
+    static = StaticGate(top_m=settings.top_m).fit(search)
+    softmax = SoftmaxGate(top_m=settings.top_m)
+    chosen = climb(softmax, search, search_state, on_tune, tune_state, static.learned)
+    tested = None
+    if settings.permutations:
+        # The penalty of the test is fixed beforehand: with the ladder's choice it could pass by being the prior.
+        tested = permutation_test(softmax, search, search_state, permutations=settings.permutations, seed=settings.seed)
+        logger.info(tested.sentence)
+    gates: dict[str, Gate] = {
+        "equal": EqualGate().fit(search, search_state),
+        "static": static,
+        "trailing_ic": TrailingICGate(top_m=settings.top_m).fit(search, search_state),
+        "softmax": chosen.gate,
+    }
+    return FittedMixture(
+        experts, gates, chosen.rows, tested, search, on_tune, settings.state, fit_until, settings.min_names
+    )
+
+
+class _Fitting:
+    """One panel standardised once, on which experts are fitted again and again."""
+
+    def __init__(self, panel: FactorPanel, context: MarketContext, settings: MixtureSettings) -> None:
+        self.panel = panel
+        self.settings = settings
+        self.standard = standardise_scores(panel.features)
+        self.target = standardise_scores(panel.label)
+        regime = context.regime[_context_rows(context, panel.days)]
+        self.evidence: FactorEvidence = gather_evidence(
+            panel.features,
+            panel.names,
+            panel.categories,
+            panel.label,
+            regime,
+            panel.days,
+            horizon=settings.horizon,
+        )
+
+    def experts(
+        self,
+        rows: RowNumbers,
+        stopping: RowNumbers,
+        as_of: int,
+    ) -> tuple[FittedExpert, ...]:
+        """Choose factors by what is known on row `as_of`, and fit every learner on `rows`."""
+        selections = {
+            preference: choose_factors(self.evidence, preference, as_of, self.settings.selection)
+            for preference in PREFERENCES
+            if any(spec.preference == preference for spec in self.settings.experts)
+        }
+        return tuple(self._expert(spec, selections, rows, stopping) for spec in self.settings.experts)
+
+    def scores(self, experts: Sequence[FittedExpert], rows: RowNumbers) -> Array:
+        """Score the panel's rows, (K, rows, N)."""
+        return np.stack(
+            [
+                standardise_scores(predict_panel(expert.predictor, self._columns(expert.factors)[:, rows]))
+                for expert in experts
+            ]
+        )
+
+    def _expert(
+        self,
+        spec: ExpertSpec,
+        selections: Mapping[RiskPreference, Selection],
+        rows: RowNumbers,
+        stopping: RowNumbers,
+    ) -> FittedExpert:
+        selection = next((chosen for name, chosen in selections.items() if name == spec.preference), None)
+        if spec.preference and selection is None:
+            raise ConfigError(
+                f"expert {spec.name!r} has the preference {spec.preference!r}; expected one of {list(PREFERENCES)}, "
+                "or '' for every factor"
+            )
+        factors = self.panel.names if selection is None else selection.names
+        if not factors:
+            raise ConfigError(
+                f"expert {spec.name!r} has no factor: none has {self.settings.selection.min_days} days of evidence by "
+                f"{selection.as_of if selection else ''}; lengthen train or lower selection.min_days"
+            )
+        columns = self._columns(factors)
+        held_out: Rows | None = rows_of(columns[:, stopping], self.target[stopping]) if len(stopping) else None
+        predictor = spec.build().fit(*rows_of(columns[:, rows], self.target[rows]), held_out)
+        return FittedExpert(spec, factors, predictor, selection)
+
+    def _columns(self, factors: Sequence[str]) -> Array:
+        return self.standard[[self.panel.names.index(name) for name in factors]]
+
+
+def mix(scores: Array, weights: Array) -> Array:
+    """Return the composite score of standardised expert scores (K, T, N) under daily weights (T, K): (T, N)."""
+    return composite(scores, weights)
+
+
+def _state_rows(context: MarketContext, names: Sequence[str], fit_until: np.datetime64, days: Days) -> Array:
+    unknown = sorted(set(names) - set(context.names))
+    if unknown:
+        raise ConfigError(f"state {unknown} is not in the market context; expected some of {list(context.names)}")
+    columns = [context.names.index(name) for name in names]
+    standard = context.standardised(fit_until=fit_until)
+    return np.asarray(standard[_context_rows(context, days)][:, columns])
+
+
+def _context_rows(context: MarketContext, days: Days) -> RowNumbers:
+    rows = np.searchsorted(context.days, days)
+    inside = rows < len(context.days)
+    inside[inside] = context.days[rows[inside]] == days[inside]
+    if not inside.all():
+        raise PanelError(
+            f"the market context ({context.days[0]} to {context.days[-1]}) has no row for {days[~inside][0]}; "
+            "load it up to the last day that is scored"
+        )
+    return np.asarray(rows)
+
+
+def _check_names(panel: FactorPanel, min_names: int) -> None:
+    names = (~np.isnan(panel.label)).sum(axis=1)
+    if (names >= min_names).sum() < len(names) / 2:
+        raise PanelError(
+            f"the median day has {int(np.median(names))} instruments with a label; the gate needs {min_names} on most "
+            "days: name a larger universe, or lower min_names knowing that a day's IC is then mostly chance"
+        )

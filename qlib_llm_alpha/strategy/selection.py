@@ -1,0 +1,65 @@
+"""Which names to sell and to buy: a pure function, same inputs, same orders."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Trades:
+    """Names to sell whole, and names to buy with equal cash, best score first."""
+
+    sell: tuple[str, ...]
+    buy: tuple[str, ...]
+
+
+def choose_trades(
+    scores: Mapping[str, float],
+    held: Collection[str],
+    sellable: Collection[str],
+    buyable: Collection[str],
+    *,
+    topk: int,
+    n_drop: int,
+) -> Trades:
+    """Hold the best `topk` names and change at most `n_drop` of them a day.
+
+    The rule is that of Qlib's ``TopkDropoutStrategy``: of the names held and the best outsiders, the worst `n_drop` go
+    if they are held, and the best outsiders take the free places. Two things differ. A name that could not be sold
+    keeps its place, so that never more than `topk` are held after the trades (Qlib counts it as sold). And a place
+    goes to the best outsider that can be bought only if it is among those looked at, as in Qlib: a name at its limit
+    is not replaced by a worse one.
+
+    Parameters
+    ----------
+    scores : mapping of str to float
+        Score of each name, higher is better; NaN is no score. Without any score nothing is traded.
+    held : collection of str
+        Names in the portfolio. One without a score ranks below all others.
+    sellable, buyable : collection of str
+        Names that can be sold or bought today.
+    topk, n_drop : int
+
+    Returns
+    -------
+    Trades
+        Ties are broken by name.
+    """
+    known = {name: score for name, score in scores.items() if not np.isnan(score)}
+    if not known:
+        return Trades((), ())
+
+    def order(name: str) -> tuple[float, str]:
+        return (-known[name] if name in known else np.inf, name)
+
+    outsiders = sorted((name for name in known if name not in held), key=order)
+    candidates = outsiders[: max(n_drop + topk - len(held), 0)]
+    worst = sorted([*held, *candidates], key=order)[-n_drop:] if n_drop else []
+    leaving = [name for name in worst if name in held]
+    sell = tuple(name for name in leaving if name in sellable)
+    places = min(len(leaving), len(sell)) + topk - len(held)
+    buy = tuple(name for name in candidates[: max(places, 0)] if name in buyable)
+    return Trades(sell, buy)
