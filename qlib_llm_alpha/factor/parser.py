@@ -87,9 +87,8 @@ def read(text: object, limits: Limits) -> Node:
     try:
         body = ast.parse(source, mode="eval").body
     except SyntaxError as error:
-        place = (error.offset or 1) - 1 if error.lineno in (None, 1) else 0
-        raise refusal("syntax_error", f"{error.msg} {_place(text, place)}") from None
-    except (RecursionError, MemoryError):
+        raise refusal("syntax_error", f"{error.msg} {_place(text, (error.offset or 1) - 1)}") from None
+    except (RecursionError, MemoryError):  # pragma: no cover - only where the caller's own stack is nearly full
         raise refusal("too_deep", f"nested too deeply to be read: {text[:_AROUND]}...") from None
     return _Reader(text, limits).node(body, 0)
 

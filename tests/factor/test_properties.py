@@ -8,21 +8,21 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from qlib_llm_alpha.errors import ExpressionError
-from qlib_llm_alpha.factor.expression import Expression, expression_of, parse
+from qlib_llm_alpha.factor.expression import Expression, Limits, expression_of, parse
 from qlib_llm_alpha.factor.operators import OPERATORS
 from qlib_llm_alpha.factor.tree import Call, Field, Node, Number, walk
 from tests.factor.trees import series
 
-quick = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+LARGE = Limits(text=100_000, depth=200, nodes=10_000, lookback=100_000, number=1e100, exponent=1e6)
+quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _expression(root: Node) -> Expression:
     try:
         return expression_of(root, units="warn")
     except ExpressionError as error:
-        # Random constants may divide by zero or overflow, and a random power may have a varying unit; nothing else.
-        assert error.reason in ("bad_number", "lookback_limit", "too_many_nodes"), error
-        assume(False)
+        # Random constants may divide by zero or overflow, random windows may add up; nothing else may be wrong.
+        assume(error.reason not in ("bad_number", "lookback_limit", "too_many_nodes"))
         raise
 
 
@@ -64,11 +64,8 @@ def test_size_is_what_the_tree_shows(root: Node) -> None:
 def test_what_qlib_gets_is_in_the_language_and_lowers_to_itself(root: Node) -> None:
     expression = _expression(root)
     assume(not expression.is_cross_sectional)
-    try:
-        again = parse(expression.qlib, units="warn")
-    except ExpressionError as error:
-        assert error.reason in ("too_deep", "too_many_nodes", "constant", "bad_number")
-        return
+    # Stock spellings are longer and deeper than ours.
+    again = parse(expression.qlib, units="warn", limits=LARGE)
     assert again.qlib == expression.qlib
     assert again.canonical == expression.canonical
 
@@ -83,7 +80,7 @@ def test_a_pickled_expression_is_the_same(root: Node) -> None:
     assert again.id == expression.id
 
 
-@settings(quick, max_examples=600)
+@settings(quick, max_examples=200)
 @given(series(5), st.data())
 def test_another_spelling_has_the_same_canonical_form(root: Node, data: st.DataObject) -> None:
     expression = _expression(root)
@@ -91,16 +88,16 @@ def test_another_spelling_has_the_same_canonical_form(root: Node, data: st.DataO
     assert other.canonical == expression.canonical
 
 
-@settings(quick, max_examples=600)
+@settings(quick, max_examples=200)
 @given(series(4))
 def test_the_canonical_form_of_the_canonical_form_is_itself(root: Node) -> None:
     expression = _expression(root)
     try:
-        again = parse(expression.canonical, units="warn")
+        again = parse(expression.canonical, units="warn", limits=LARGE)
     except ExpressionError as error:
-        # Algebra can leave a constant, or a deeper tree.
-        assert error.reason in ("constant", "too_deep", "too_many_nodes", "bad_number"), (error, expression.canonical)
-        return
+        # Algebra can leave a constant: `$close>$close` is `Gt(0,0)`.
+        assume(error.reason != "constant")
+        raise
     assert again.canonical == expression.canonical
 
 

@@ -1,0 +1,389 @@
+"""What an expression says about itself, and how a refusal reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import sys
+import time
+
+import pytest
+
+from qlib_llm_alpha.errors import ExpressionError, LibraryError
+from qlib_llm_alpha.factor.check import CheckResult, check_expression
+from qlib_llm_alpha.factor.expression import Expression, Limits, expression_of, parse
+from qlib_llm_alpha.factor.factor import Factor
+from qlib_llm_alpha.factor.fields import DAILY, GROUPS, REPORTED
+from qlib_llm_alpha.factor.tree import Call, Code, Field, Number
+
+
+def refused(text: str, **options: object) -> ExpressionError:
+    with pytest.raises(ExpressionError) as caught:
+        parse(text, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_function_spellings_and_signs_give_the_same_tree() -> None:
+    pairs = {
+        "Add($close,$open)": "$close+$open",
+        "Sub($close,$open)": "$close-$open",
+        "Mul($close,$open)": "$close*$open",
+        "Div($close,$open)": "$close/$open",
+        "Power($close,2)": "$close**2",
+        "Gt($close,$open)": "$close>$open",
+        "Ge($close,$open)": "$close>=$open",
+        "Lt($close,$open)": "$close<$open",
+        "Le($close,$open)": "$close<=$open",
+        "Eq($close,$open)": "$close==$open",
+        "Ne($close,$open)": "$close!=$open",
+        "And($close>$open,$high>$open)": "($close>$open)&($high>$open)",
+        "Or($close>$open,$high>$open)": "($close>$open)|($high>$open)",
+        "Neg($close)": "-$close",
+    }
+    for function, sign in pairs.items():
+        assert parse(function) == parse(sign)
+        assert str(parse(function)) == str(parse(sign))
+
+
+def test_the_tree_keeps_what_was_written() -> None:
+    assert parse("1 + $change").root == Call("Add", (Number(1), Field("$change")))
+    assert parse("ChangeInstrument('SH000300',$close)").root == Call(
+        "ChangeInstrument", (Code("SH000300"), Field("$close"))
+    )
+    assert str(parse("$close-($open-$low)")) == "$close-($open-$low)"
+    assert str(parse("($close-$open)-$low")) == "$close-$open-$low"
+    assert str(parse("2*3*$change")) == "2*3*$change"
+    assert parse("2*3*$change").qlib == "6*$change"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-$close/$open",
+        "-($close/$open)",
+        "--$close",
+        "$change*(-1)",
+        "$change-(-1)",
+        "-1+$change",
+        "Neg(5)*$change",
+        "($close>$open)>$change",
+        "$change/($change/$change)",
+        "Power($change,-2)",
+        "1e-12+$volume",
+        "-0.0*$change",
+    ],
+)
+def test_signs_and_parentheses_survive_the_round_trip(text: str) -> None:
+    expression = parse(text)
+    assert parse(str(expression)) == expression
+
+
+SPELLINGS = [
+    [
+        "$close/Ref($close,1)-1",
+        "Div(Sub($close,Ref($close,1)),Ref($close,1))",
+        "-1+Div($close,Ref($close,1))",
+        "Delta($close,1)/Ref($close,1)",
+        "1/Ref($close,1)*($close-Ref($close,1))",
+        "Neg(1-$close*Reciprocal(Ref($close,1)))",
+        "-(Ref($close,1)-$close)*Power(Ref($close,1),-1)",
+    ],
+    ["($close-$open)/($high-$low)", "$close/($high-$low)-$open/($high-$low)", "(2*$open-2*$close)/(2*$low-2*$high)"],
+    ["1/($close*($high+$low))", "1/($close*$high+$close*$low)", "1/$close/($low+$high)"],
+    ["($high-$low)*($close-$open)", "($low-$high)*($open-$close)"],
+    ["Power($close-$open,2)", "($open-$close)**2", "($close-$open)*($close-$open)"],
+    ["($high-$low)/($high-$low)*$change", "$change", "$change*$close/$close", "0+1*$change", "$change+0*$st"],
+    ["Abs($close-$open)", "Abs($open-$close)"],
+    ["Std(-$change,5)", "Std($change,5)"],
+    ["Corr($close,$volume,10)", "Corr($volume,$close,10)"],
+    ["If($close>$open,1,-1)", "If($open<$close,2-1,0-1)", "If(0<$close-$open,1,-1)"],
+    ["Greater($open,Greater($close,$low))", "Greater(Greater($low,$open),$close)"],
+    ["Clip($change,-1,1)", "Less(Greater(-1,$change),1)"],
+    ["Ref($close/$open,2)", "Ref($close,2)/Ref($open,2)", "Ref(Ref($close,1)/Ref($open,1),1)"],
+    ["Wilder($change,14)", "EMA($change,27)"],
+    ["Exp($change)", "Power(2.718281828459045,$change)"],
+    ["1/Sqrt($close)", "Power($close,-0.5)"],
+    ["Sqrt($close*$close)", "Power(Power($close,2),0.5)"],
+    ["And($close>$open,$close>$open)", "$open<$close", "($close>$open)|($open<$close)"],
+    ["$close*0.1+$close*0.2", "0.3*$close"],
+    ["SignedPower($change,2)", "Sign($change)*Abs($change)*Abs($change)"],
+]
+
+
+@pytest.mark.parametrize("spellings", SPELLINGS)
+def test_spellings_of_one_formula_share_canonical_form_and_id(spellings: list[str]) -> None:
+    expressions = [parse(text) for text in spellings]
+    assert len({expression.canonical for expression in expressions}) == 1
+    assert len({expression.id for expression in expressions}) == 1
+    assert len(set(expressions)) == len(spellings)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("$close-$open", "$open-$close"),
+        ("Std($close,5)", "Std($close,6)"),
+        ("Ref($close,1)", "Ref($close,2)"),
+        ("Mean(Ref($close,1),5)", "Mean($close,5)"),
+        ("$close/$open", "$open/$close"),
+        ("Sqrt($change*$change)", "$change"),
+        ("$volume", "$volume+1e-12"),
+        ("$close>$open", "$close>=$open"),
+        ("If($close>$open,1,0)", "If($close>$open,0,1)"),
+        ("Mean($close,5)+Mean($open,5)", "Mean($close+$open,10)"),
+        ("Rank($close,5)", "CSRank($close)"),
+        ("Cov($close,$open,5)", "Corr($close,$open,5)"),
+        ("P($$eps_q)", "P($$sales_q)"),
+        ("PRef($$eps_q,201903)", "PRef($$eps_q,201902)"),
+        ("ChangeInstrument('SH000300',$close)", "ChangeInstrument('SH000905',$close)"),
+        ("Skew(-$change,20)", "Skew($change,20)"),
+        ("CSRank(Ref($close,1))", "Ref(CSRank($close),1)"),
+    ],
+)
+def test_different_formulas_have_different_ids(one: str, other: str) -> None:
+    assert parse(one).id != parse(other).id
+
+
+def test_the_id_does_not_change_from_release_to_release() -> None:
+    assert parse("$close/Ref($close,1)-1").id == "608533665dec"
+    assert parse("Delta(Log($volume+1),5)").canonical == "Log($volume+1)-Log(Ref($volume,5)+1)"
+    assert (
+        parse("Delta(Log($volume+1),5)").id == hashlib.sha256(b"Log($volume+1)-Log(Ref($volume,5)+1)").hexdigest()[:12]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "lookback"),
+    [
+        ("$close", 0),
+        ("Ref($close,3)", 3),
+        ("Delta($close,3)", 3),
+        ("Mean($close,3)", 2),
+        ("Mean(Ref($close,3),5)", 7),
+        ("Ref($close,3)/Mean($open,10)", 9),
+        ("EMA($close,12)", 36),
+        ("Wilder($close,14)", 81),
+        ("P(Mean($$eps_q,4))", 0),
+        ("Mean(P(Mean($$eps_q,4)),5)", 4),
+        ("CSRank(Mean($close,5))", 4),
+        ("ChangeInstrument('SH000300',Ref($close,2))", 2),
+    ],
+)
+def test_look_back_counts_bars_before_the_day(text: str, lookback: int) -> None:
+    assert parse(text).lookback == lookback
+
+
+@pytest.mark.parametrize(
+    ("text", "lookback", "lookahead"),
+    [
+        ("Ref($close,-2)/Ref($close,-1)-1", 0, 2),
+        ("Ref($close,-5)/$close-1", 0, 5),
+        ("Ref(Ref($close,-2),2)", 0, 0),
+        ("Mean(Ref($close,-2),5)", 2, 2),
+        ("Ref(Mean($close,5),-1)", 3, 1),
+        ("Ref($close,1)+Ref($close,-1)", 1, 1),
+    ],
+)
+def test_a_label_says_how_far_it_looks_ahead(text: str, lookback: int, lookahead: int) -> None:
+    expression = parse(text, allow_future=True)
+    assert (expression.lookback, expression.lookahead) == (lookback, lookahead)
+
+
+def test_a_label_may_shift_but_not_difference_ahead_nor_within_reports() -> None:
+    assert refused("Delta($close,-5)", allow_future=True).reason == "look_ahead"
+    assert refused("P(Ref($$eps_q,-1))", allow_future=True).reason == "look_ahead"
+    assert refused("Ref($close,-501)", allow_future=True).reason == "look_ahead"
+    assert refused("Mean($close,-5)", allow_future=True).reason == "bad_window"
+
+
+def test_fields_are_sorted_and_carry_their_sigil() -> None:
+    assert parse("$close*$shares+P($$total_debt_q)").fields == ("$$total_debt_q", "$close", "$shares")
+
+
+def test_every_field_of_a_provider_can_be_read() -> None:
+    for name in DAILY:
+        assert parse(f"Ref({name},1)").fields == (name,)
+    for name in REPORTED:
+        assert parse(f"P({name})").fields == (name,)
+    for name in GROUPS:
+        assert parse(f"CSNeutralize($close,{name})").fields == tuple(sorted(["$close", name]))
+
+
+def test_a_group_can_be_compared_with_a_code_but_not_computed_with() -> None:
+    assert parse("If($industry==12,$change,0)").fields == ("$change", "$industry")
+    assert refused("$industry+$change").reason == "unit_clash"
+    assert refused("$industry").reason == "unit_clash"
+
+
+def test_further_fields_fit_any_unit() -> None:
+    for text in ("$turn+$close", "$turn+$volume", "$volume>$turn", "CSNeutralize($close,$turn)", "Exp($turn)"):
+        assert "$turn" in parse(text, fields=["$turn"]).fields
+    assert refused("$turn").reason == "unknown_field"
+    assert parse("P($$orders_q)/$close", fields=["$$orders_q"]).fields == ("$$orders_q", "$close")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "$close*$volume+$amount",
+        "$amount/$volume-$vwap",
+        "$close*$shares+P($$total_debt_q)-P($$total_equity_q)",
+        "$close/P($$eps_q)-1",
+        "Log($volume+1)+Log($close)",
+        "$close+Std($close,5)*2",
+        "Sqrt(Var($close,5))+$close",
+        "Sqrt($close*$open)-$vwap",
+        "Cov($close,$volume,5)+$amount",
+        "Power($close,2)+Var($close,5)",
+        "Reciprocal($close)*$open-1",
+        "1/$close*$open-1",
+        "($close>$open)*$volume+$volume",
+        "If($close>$open,$volume,0)-$volume",
+        "If($close>$open,1,0)+$change",
+        "Greater($close-$open,0)+$close",
+        "Power($change,$close/$open)",
+        "Power(2,$change)",
+        "$close/$factor-$close",
+        "SignedPower($close,2)-Var($close,5)",
+        "CSDemean($close)+$close",
+        "Exp(1)*$close+$close",
+    ],
+)
+def test_units_that_go_together_are_accepted(text: str) -> None:
+    assert parse(text).warnings == ()
+
+
+def test_a_unit_clash_can_be_let_pass_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        expression = parse("Mean($close+$volume,5)-$amount", units="warn")
+    assert len(expression.warnings) == 2
+    assert "a price goes with a number of shares, in $close+$volume" in caplog.text
+    assert refused("$close", units="ignore").reason == "bad_argument"
+
+
+def test_units_are_named_in_words() -> None:
+    assert "price^2 goes with a price" in refused("Power($close,2)+$close").detail
+    assert "price*shares^-1 is compared with a price" in refused("$close/$volume>$close").detail
+    assert "a price stands beside an amount of money" in refused("If($close>$open,$close,$amount)").detail
+    assert "Exp of a price" in refused("Exp($close)").detail
+
+
+def test_cross_sections_are_in_the_language_but_not_for_stock_qlib() -> None:
+    expression = parse("CSRank(Mean($close,5))+CSNeutralize($change,$industry)")
+    assert expression.is_cross_sectional
+    with pytest.raises(ExpressionError, match="needs_panel_provider"):
+        _ = expression.qlib
+    assert expression.canonical == "CSNeutralize($change,$industry)+CSRank(Mean($close,5))"
+    assert not parse("Rank($close,5)").is_cross_sectional
+
+
+def test_a_refusal_quotes_the_place() -> None:
+    assert "Mean($close,-5)" in refused("$open/Mean($close,-5)").detail
+    assert refused("$close + [1]").detail == (
+        "'[' is not part of the factor language at character 10: $close + -->[<--1]; there are no lists or indices; "
+        "Ref(x, N) is the value N bars ago"
+    )
+    assert refused("$close >=> $open").detail == "invalid syntax at character 10: $close >=-->><-- $open"
+    assert refused("x" * 100 + "(1").detail.startswith("'(' was never closed at character 101: ...")
+    long = "Abs(" * 15 + "$close-$open*Mean($volume)" + ")" * 15
+    assert "..." in refused(f"Exp({long},1)").detail
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Delay($close,1)", "write Ref(x, N)"),
+        ("SMA($close,5)", "write Mean(x, N)"),
+        ("mean($close,5)", "did you mean Mean(v, N)?"),
+        ("Qantile($close,5,0.5)", "did you mean Quantile(v, N, q)?"),
+        ("WMA($close,5)", "write DecayLinear(x, N)"),
+        ("Bananas($close)", "docs/factor_language.md"),
+        ("$Close", "did you mean $close?"),
+        ("P($$ep_q)", "did you mean $$eps_q?"),
+        ("$zzz", "daily fields are $open"),
+        ("close", "written $close"),
+        ("Mean", "Mean(v, N)"),
+        ("Ref($close,0)", "expands from wherever the query starts"),
+        ("Mean($close,0.3)", "Wilder(x, N)"),
+        ("~($close>$open)", "write Not(condition)"),
+        ("$close>$open and $open>1", "write (condition) & (condition)"),
+        ("$eps_q", "did you mean"),
+    ],
+)
+def test_a_refusal_says_what_to_write_instead(text: str, hint: str) -> None:
+    assert hint in refused(text).detail
+
+
+def test_limits_can_be_changed() -> None:
+    assert refused("Mean($close,60)", limits=Limits(window=50)).reason == "bad_window"
+    assert refused("Mean(Mean($close,40),40)", limits=Limits(lookback=50)).reason == "lookback_limit"
+    assert refused("$close+$open+$low", limits=Limits(nodes=4)).reason == "too_many_nodes"
+    assert refused("$close+$open+$low", limits=Limits(depth=2)).reason == "too_deep"
+    assert refused("$close+$open+$low", limits=Limits(text=10)).reason == "too_long"
+    assert parse("Mean($close,2000)", limits=Limits(window=5000, lookback=5000)).lookback == 1999
+
+
+def test_an_expression_can_be_made_from_a_tree() -> None:
+    tree = Call("Mean", (Field("$close"), Number(5)))
+    assert expression_of(tree) == parse("Mean($close,5)")
+    with pytest.raises(ExpressionError, match="bad_window"):
+        expression_of(Call("Mean", (Field("$close"), Number(-5))))
+    with pytest.raises(ExpressionError, match="unknown_operator"):
+        expression_of(Call("system", (Field("$close"),)))
+    with pytest.raises(ExpressionError, match="unknown_field"):
+        expression_of(Field("$close') + evil("))
+
+
+def test_an_expression_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse("$close").lookback = 0  # type: ignore[misc]
+
+
+def test_a_verdict_has_exactly_the_promised_keys() -> None:
+    keys = ["expression", "ok", "canonical", "id", "lookback", "fields", "reason", "detail"]
+    assert [field.name for field in dataclasses.fields(CheckResult)] == keys
+    good = check_expression(" $close / Ref($close, 1) - 1 ")
+    assert good == CheckResult(
+        "$close/Ref($close,1)-1", True, "$close/Ref($close,1)-1", "608533665dec", 1, ("$close",), None, None
+    )
+    bad = check_expression("$close+")
+    assert (bad.expression, bad.ok, bad.reason, bad.fields) == ("$close+", False, "syntax_error", ())
+    let_pass = check_expression("$close+$volume", units="warn")
+    assert (let_pass.ok, let_pass.reason) == (True, "unit_clash")
+    assert check_expression("Ref($close,-1)", allow_future=True).ok
+    assert check_expression("$turn", fields=["$turn"]).ok
+    assert not check_expression("$close+$open", limits=Limits(nodes=2)).ok
+
+
+def test_a_factor_has_the_id_of_its_expression() -> None:
+    factor = Factor("ROC1", parse("$close/Ref($close,1)-1"), "momentum", "winners go on", ("a paper",), "seed")
+    again = Factor("other", parse("Delta($close,1)/Ref($close,1)"))
+    assert factor.id == again.id == factor.expression.id
+    assert factor != again
+
+
+@pytest.mark.parametrize("name", ["", "1ROC", "a b", "a/b", "x" * 81, "名", "a\n"])
+def test_a_factor_name_that_cannot_be_a_column_is_refused(name: str) -> None:
+    with pytest.raises(LibraryError, match="name of a column"):
+        Factor(name, parse("$close"))
+
+
+def test_the_sources_of_a_factor_are_a_tuple() -> None:
+    with pytest.raises(LibraryError, match="expected a tuple"):
+        Factor("ROC", parse("$close"), sources="a paper")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="a time taken under a tracer says nothing")
+def test_five_thousand_formulas_are_checked_in_under_two_seconds() -> None:
+    texts = [
+        f"($close-Mean($close,{n % 60 + 2}))/Std($close,{n % 50 + 2})+Corr($close/Ref($close,1),Log($volume+{n}),10)"
+        if n % 10
+        else f"Men($close,{n})"
+        for n in range(5000)
+    ]
+    started = time.process_time()
+    results = [check_expression(text) for text in texts]
+    assert time.process_time() - started < 2
+    assert sum(result.ok for result in results) == 4500
+    assert isinstance(parse(texts[1]), Expression)
