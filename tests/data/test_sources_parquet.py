@@ -268,6 +268,16 @@ def test_a_bar_outside_the_calendar_is_refused(layout, tmp_path):
         import_bars(ParquetSource(layout), tmp_path / "out", progress=False)
 
 
+def test_an_index_bar_on_a_day_without_trading_is_left_out_with_a_warning(layout, tmp_path, caplog):
+    frame = pd.read_parquet(layout / "index_daily.parquet")
+    extra = frame.iloc[[4]].assign(date=np.datetime64("2021-01-09").astype(object))
+    pd.concat([frame, extra]).to_parquet(layout / "index_daily.parquet")
+    import_bars(ParquetSource(layout), tmp_path / "out", progress=False)
+    _, close = read_feature(tmp_path / "out", "SH000300", "close")
+    assert len(close) == len(DAYS)
+    assert "SH000300: left out the bar of ['2021-01-09']" in caplog.text
+
+
 def test_a_factor_that_is_not_positive_is_refused(layout, tmp_path):
     frame = pd.read_parquet(layout / "daily_a.parquet")
     frame.loc[2, "factor"] = 0.0

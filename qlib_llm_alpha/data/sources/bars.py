@@ -42,9 +42,13 @@ class Bars:
 
     def cut(self, first: np.datetime64, last: np.datetime64) -> Bars:
         """Return the bars from first to last, both included."""
-        begin, end = np.searchsorted(self.days, first), np.searchsorted(self.days, last, side="right")
-        columns = {name: values[begin:end] for name, values in self.columns.items()}
-        return replace(self, days=self.days[begin:end], columns=columns)
+        return self.pick((self.days >= first) & (self.days <= last))
+
+    def pick(self, wanted: NDArray[np.bool_]) -> Bars:
+        """Return the bars of the wanted rows."""
+        return replace(
+            self, days=self.days[wanted], columns={name: values[wanted] for name, values in self.columns.items()}
+        )
 
     def scale_factor(self, scale: float) -> Bars:
         """Return the same bars with every factor multiplied by one number."""

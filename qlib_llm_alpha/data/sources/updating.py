@@ -32,6 +32,7 @@ from qlib_llm_alpha.data.sources.writing import (
     ImportReport,
     cut_calendar,
     cut_spans,
+    on_calendar,
     positions_in,
     read_manifest,
     trading_days,
@@ -100,7 +101,7 @@ def update_bars(
     if not (provider / _PENDING).exists():
         # Refuse before the first byte is written; a repeated run has passed this already.
         for bars in _walk(source, contents, "compare", progress):
-            _compare_bars(bars.cut(calendar[0], old.calendar[-1]), old)
+            _compare_bars(on_calendar(old.calendar, bars), old)
             _continue_factor(bars, old, calendar)
         write_atomically(provider / _PENDING, json.dumps({"days": len(old.calendar)}))
     industries = source.industries()
@@ -111,7 +112,7 @@ def update_bars(
     spans = {code: (code, first, last) for code, first, last in cut_spans(_all_spans(provider), old.calendar)}
     indices = 0
     for bars in _walk(source, contents, "append", progress):
-        fresh = _continue_factor(bars, old, calendar).cut(calendar[len(old.calendar) - 1] + 1, calendar[-1])
+        fresh = on_calendar(calendar, _continue_factor(bars, old, calendar)).cut(old.calendar[-1] + 1, calendar[-1])
         if not len(fresh.days):
             continue
         # Asked of the old calendar, because a killed run may have made the file already.

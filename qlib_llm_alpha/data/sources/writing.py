@@ -234,6 +234,22 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def on_calendar(calendar: NDArray[np.datetime64], bars: Bars) -> Bars:
+    """Return bars inside the calendar; an index's bars on days without trading are left out with a warning.
+
+    Some vendors repeat an index on a day when the exchange was closed; for a share such a bar is an error.
+    """
+    inside = bars.cut(calendar[0], calendar[-1])
+    if not is_index(bars.instrument):
+        return inside
+    known = np.isin(inside.days, calendar)
+    if not known.all():
+        logger.warning(
+            "%s: left out the bar of %s, a day on which no share trades", bars.instrument, inside.days[~known]
+        )
+    return inside.pick(known)
+
+
 def positions_in(calendar: NDArray[np.datetime64], bars: Bars) -> NDArray[np.intp]:
     """Return where bars stand in the calendar; raise when one stands nowhere."""
     positions = np.searchsorted(calendar, bars.days)
@@ -248,7 +264,7 @@ def positions_in(calendar: NDArray[np.datetime64], bars: Bars) -> NDArray[np.int
 
 
 def _write_instrument(out: Path, bars: Bars, calendar: NDArray[np.datetime64], industry: int | None) -> Span | None:
-    bars = bars.cut(calendar[0], calendar[-1])
+    bars = on_calendar(calendar, bars)
     if not len(bars.days):
         return None
     positions = positions_in(calendar, bars)
