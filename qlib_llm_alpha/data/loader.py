@@ -16,8 +16,9 @@ class FactorSetLoader(QlibDataLoader):
     """Features are the factors of a set, in its order and under its names.
 
     With ``warmup: strict`` every factor is computed over the whole history up to the end of the query and then cut,
-    so that a value never depends on where a query starts (Qlib's ``EMA`` and ``Delta`` do), and the first look-back bars
-    of an instrument are NaN (Qlib fills them from partial windows). With ``warmup: qlib`` the numbers are Qlib's own.
+    so that a value never depends on where a query starts (Qlib's ``EMA`` and ``Delta`` do), and the first look-back
+    bars of an instrument are NaN (Qlib fills them from partial windows). With ``warmup: qlib`` the numbers are
+    Qlib's own.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ class GatedTopkStrategy(BaseSignalStrategy):
             return bool(exchange.is_stock_tradable(stock_id=code, start_time=start, end_time=end, direction=direction))
 
         trades = choose_trades(
-            scores.to_dict(),
+            {str(code): float(score) for code, score in scores.items()},
             held,
             [code for code in held if age[code] >= self.hold_thresh and tradable(code, OrderDir.SELL)],
             [code for code in scores.index if code not in held and tradable(code, OrderDir.BUY)],
@@ -93,11 +93,13 @@ class GatedTopkStrategy(BaseSignalStrategy):
     def score(self, signal: pd.DataFrame | pd.Series) -> pd.Series:
         """Return the score of each name: the first column, or the mixture under today's weights."""
         if self.model is None or isinstance(signal, pd.Series):
-            return signal if isinstance(signal, pd.Series) else signal.iloc[:, 0]
+            first: pd.Series = signal if isinstance(signal, pd.Series) else signal.iloc[:, 0]
+            return first
         dated, _ = self.trade_calendar.get_step_time(self.trade_calendar.get_trade_step(), shift=1)
         weights = self.model.weights(str(self.gate), np.array([np.datetime64(dated, "D")]), self._outcomes())
         experts = signal[list(self.model.fitted().names)].to_numpy(np.float64).T[:, None, :]
-        return pd.Series(mix(experts, weights)[0], index=signal.index)
+        mixed: pd.Series = pd.Series(mix(experts, weights)[0], index=signal.index)
+        return mixed
 
     def _outcomes(self) -> SufficientStatistics | None:
         if self.model is None or self.gate != "trailing_ic":

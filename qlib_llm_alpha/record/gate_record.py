@@ -1,0 +1,195 @@
+"""What the gate did: weights by date, and every combination beside it on the same dates, label, rule and costs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qlib.backtest import backtest
+from qlib.contrib.evaluate import risk_analysis
+from qlib.data.dataset import DatasetH
+from qlib.utils import fill_placeholder
+from qlib.utils.exceptions import LoadObjectError
+from qlib.workflow.record_temp import RecordTemp
+from qlib.workflow.recorder import Recorder
+
+from qlib_llm_alpha.engine.panel import Panel
+from qlib_llm_alpha.errors import ConfigError, MissingArtifactError
+from qlib_llm_alpha.evaluation.sealed import SealedOpening, open_sealed
+from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.gating.mixture import GATES, FittedMixture, mix
+from qlib_llm_alpha.model.gated import GatedModel
+from qlib_llm_alpha.record.artifacts import metric_name, save_files
+from qlib_llm_alpha.report.gate_figure import draw_growth, draw_weights
+
+logger = logging.getLogger("qlib.gate")
+
+EXECUTOR = {
+    "class": "SimulatorExecutor",
+    "module_path": "qlib.backtest.executor",
+    "kwargs": {"time_per_step": "day", "generate_portfolio_metrics": True},
+}
+
+
+class GateRecord(RecordTemp):
+    """Compare the gate with each expert, with equal, static and trailing weights, on the test segment.
+
+    It opens the sealed segment: after it has run, test has been looked at. Files, under ``gate/``: ``weights.parquet``
+    (by gate and date), ``regime.parquet``, ``ic.json`` and ``ic.parquet`` (table and daily series), ``ladder.json``,
+    ``permutation.json``, ``weights.png``, and with `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns)
+    and ``growth.png``. Metrics are named ``gate.<column>.<figure>``.
+
+    Parameters
+    ----------
+    config : mapping, optional
+        The same configuration that ``PortAnaRecord`` gets. Each column is traded under its strategy, with its backtest
+        and costs; the strategy's ``model`` and ``gate`` are left out, because the column is already a score.
+    model, dataset
+        ``<MODEL>`` (a `GatedModel`) and ``<DATASET>``; the trainer passes them by itself.
+    """
+
+    artifact_path = "gate"
+
+    def __init__(
+        self, recorder: Recorder, config: Mapping[str, Any] | None = None, model: Any = None, dataset: Any = None
+    ) -> None:
+        super().__init__(recorder=recorder)
+        self.config = config
+        self.model = model
+        self.dataset = dataset
+
+    def generate(self, **kwargs: Any) -> None:
+        """Compute and save."""
+        if not isinstance(self.model, GatedModel) or not isinstance(self.dataset, DatasetH):
+            raise ConfigError(
+                f"GateRecord was given {type(self.model).__name__}; expected a GatedModel: name it as the model, or "
+                "leave the record out"
+            )
+        predictions, label = self._saved("pred.pkl"), self._saved("label.pkl")
+        mixture = self.model.fitted()
+        panel = Panel.from_frame(predictions)
+        weights = self._weights(predictions, panel)
+        columns = self._columns(predictions, panel, mixture, weights)
+        sealed = Walls.from_segments(self.dataset.segments).sealed
+        if sealed is None:
+            raise ConfigError("segments have no 'test'; GateRecord compares on it: add its dates or leave it out")
+        opening = open_sealed(columns, label.iloc[:, 0], sealed, reference="static")
+        context = self.model.market_context(panel.days[-1])
+        regime = context.to_frame()["regime"].reindex(pd.DatetimeIndex(panel.days))
+        files = self._files(mixture, weights, regime, opening)
+        if self.config is not None:
+            files |= self._portfolios(columns)
+        save_files(self.recorder, self.artifact_path, files)
+        self._log(opening)
+
+    def list(self) -> list[str]:
+        """Name the files that are always written."""
+        return ["weights.parquet", "regime.parquet", "ic.json", "ic.parquet", "ladder.json", "weights.png"]
+
+    def _saved(self, name: str) -> pd.DataFrame:
+        try:
+            saved: pd.DataFrame = self.recorder.load_object(name)
+        except LoadObjectError as error:
+            raise MissingArtifactError(f"{name} is not in the run; list SignalRecord before GateRecord") from error
+        return saved
+
+    def _weights(self, predictions: pd.DataFrame, panel: Panel) -> dict[str, pd.DataFrame]:
+        outcomes = self.model.realised(predictions)
+        names = list(self.model.fitted().names)
+        index = pd.DatetimeIndex(panel.days.astype("datetime64[ns]"), name="datetime")
+        return {
+            gate: pd.DataFrame(self.model.weights(gate, panel.days, outcomes), index=index, columns=names)
+            for gate in GATES
+        }
+
+    def _columns(
+        self, predictions: pd.DataFrame, panel: Panel, mixture: FittedMixture, weights: Mapping[str, pd.DataFrame]
+    ) -> pd.DataFrame:
+        scores = panel.stack(mixture.names)
+        mixed = {gate: mix(scores, frame.to_numpy(np.float64)) for gate, frame in weights.items()}
+        combined = Panel(panel.days, panel.instruments, mixed).to_frame().reindex(predictions.index)
+        joined: pd.DataFrame = combined.join(predictions[list(mixture.names)])
+        return joined
+
+    def _files(
+        self,
+        mixture: FittedMixture,
+        weights: Mapping[str, pd.DataFrame],
+        regime: pd.Series,
+        opening: SealedOpening,
+    ) -> dict[str, Any]:
+        daily = opening.daily()
+        daily.columns = [".".join(column) for column in daily.columns]
+        shown = weights[self.model.gate]
+        permutation = mixture.permutation
+        files: dict[str, Any] = {
+            "weights.parquet": pd.concat(weights, names=["gate"]),
+            "regime.parquet": regime.to_frame(),
+            "ic.json": opening.table().reset_index().to_dict(orient="records"),
+            "ic.parquet": daily,
+            "ladder.json": [asdict(row) for row in mixture.ladder],
+            "weights.png": draw_weights(shown, regime, title=f"Weights of the {self.model.gate} gate on test"),
+        }
+        if permutation is not None:
+            files["permutation.json"] = {
+                "gain": permutation.gain,
+                "p_value": permutation.p_value,
+                "sentence": permutation.sentence,
+                "segment": "train, out of fold",
+            }
+        return files
+
+    def _portfolios(self, columns: pd.DataFrame) -> dict[str, Any]:
+        excess: dict[str, pd.Series] = {}
+        table: list[dict[str, Any]] = []
+        for name in columns.columns:
+            report = _trade(self.config or {}, columns[[name]])
+            gross = report["return"] - report["bench"]
+            excess[name] = gross - report["cost"]
+            before = risk_analysis(gross, freq="day")["risk"]
+            after = risk_analysis(excess[name], freq="day")["risk"]
+            row = {
+                "excess_return_without_cost": before["annualized_return"],
+                "excess_return_with_cost": after["annualized_return"],
+                "information_ratio": after["information_ratio"],
+                "max_drawdown": after["max_drawdown"],
+                "turnover": float(report["turnover"].mean()),
+            }
+            table.append({"column": name, **row})
+            finite = {key: float(value) for key, value in row.items() if np.isfinite(value)}
+            self.recorder.log_metrics(**{metric_name("gate", name, key): value for key, value in finite.items()})
+        return {
+            "portfolio.json": table,
+            "portfolio.parquet": pd.DataFrame(excess),
+            "growth.png": draw_growth(
+                pd.DataFrame(excess)[[self.model.gate, *[c for c in excess if c != self.model.gate]]],
+                title="Excess return over the benchmark after costs on test, summed; a backtest, not a promise",
+                ylabel="sum of daily excess returns",
+            ),
+        }
+
+    def _log(self, opening: SealedOpening) -> None:
+        for row in opening.rows:
+            figures = {"IC": row.ic, "Rank IC": row.rank_ic, "ICIR": row.icir, "IC gain over static": row.gain}
+            finite = {key: value for key, value in figures.items() if np.isfinite(value)}
+            self.recorder.log_metrics(**{metric_name("gate", row.column, key): value for key, value in finite.items()})
+        permutation = self.model.fitted().permutation
+        if permutation is not None:
+            self.recorder.log_metrics(**{"gate.permutation p": permutation.p_value})
+            logger.info("On train, out of fold: %s", permutation.sentence)
+        table = opening.table()[["n_days", "ic", "icir", "rank_ic", "gain", "t_gain"]]
+        logger.info("On test:\n%s", table.round(4).to_string())
+
+
+def _trade(config: Mapping[str, Any], column: pd.DataFrame) -> pd.DataFrame:
+    strategy = copy.deepcopy({key: value for key, value in config["strategy"].items() if key != "kwargs"})
+    kept = {key: value for key, value in config["strategy"]["kwargs"].items() if key not in {"model", "gate"}}
+    strategy["kwargs"] = fill_placeholder(kept, {"<PRED>": column})
+    portfolio, _ = backtest(strategy=strategy, executor=config.get("executor", EXECUTOR), **config["backtest"])
+    report: pd.DataFrame = portfolio["1day"][0]
+    return report
