@@ -49,8 +49,8 @@ def _described(path: Path, manifest: dict[str, Any], *, written: bool) -> str:
     return "\n".join(
         [
             f"Embedded market ({manifest['kind']}, seed {manifest['seed']}) {verb} {path}",
-            f"  {manifest['listed']} instruments ({manifest['delisted']} delisted by the end), index SH000300, "
-            f"{manifest['trading_days']} trading days from {manifest['first_day']} to {manifest['last_day']}",
+            f"  {manifest['listed']} of {manifest['instruments']} instruments ever listed, {manifest['delisted']} delisted, "
+            f"index SH000300, {manifest['trading_days']} trading days from {manifest['first_day']} to {manifest['last_day']}",
             "  markets: all, csi300; fields: $open $high $low $close $volume $vwap $amount $factor $change $shares "
             "$industry $st; accounts: P($$eps_q) and others",
             f"  content {manifest['sha256'][:16]}, {manifest['files']} files; use: provider_uri: {path}",

@@ -45,6 +45,7 @@ _SEASONS = np.array([0.92, 1.00, 1.01, 1.07])
 # First day of announcement after the quarter's end, and how many days it may take.
 _DELAYS = {3: (10, 21), 6: (15, 47), 9: (10, 22), 12: (45, 73)}
 _BONUSES = np.array([0.3, 0.4, 0.5, 1.0])
+_DEAR = 80.0
 _NAT = np.datetime64("NaT", "D")
 
 
@@ -144,7 +145,9 @@ class Business:
             if len(fourth):
                 cash[name] = min(self.dividend[fourth[0], name], round(0.3 * float(price[name]), 2))
             choice = float(self.payouts[k, 3, name])
-            if price[name] > 12.0 and choice < 0.12 and not self.loss[self.next - 1, name]:
+            if price[name] > _DEAR:
+                bonus[name] = _BONUSES[-1]
+            elif price[name] > 12.0 and choice < 0.12 and not self.loss[self.next - 1, name]:
                 bonus[name] = _BONUSES[int(choice / 0.03)]
         return cash, bonus
 

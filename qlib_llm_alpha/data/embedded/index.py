@@ -19,6 +19,7 @@ _SEASONING = 60
 _INCUMBENT = 1.15
 _BASE_LEVEL = 3300.0
 _RANGE_SHARE = 0.22
+_HEAVIEST = 0.10
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def index_membership(days: Days, capital: Array, opening_capital: Array, listed:
     """Return who is in the index on each day.
 
     At each review the largest names by the capitalisation of the evening before enter: 80 % of those then listed,
-    names under special treatment and names listed for less than 60 days left out, incumbents favoured by 15 %. A
+    names under special treatment and names listed within the last 60 days left out, incumbents favoured by 15 %. A
     delisted name leaves with its last day.
 
     Parameters
@@ -55,7 +56,7 @@ def index_membership(days: Days, capital: Array, opening_capital: Array, listed:
     array of bool, (days, instruments)
     """
     member = np.zeros(listed.shape, dtype=bool)
-    seasoned = np.cumsum(listed, axis=0) >= _SEASONING
+    seasoned = listed[0] | (np.cumsum(listed, axis=0) >= _SEASONING)
     positions = review_days(days)
     inside = np.zeros(listed.shape[1], dtype=bool)
     for position, until in zip(positions, [*positions[1:], len(days)], strict=True):
@@ -72,7 +73,7 @@ def index_membership(days: Days, capital: Array, opening_capital: Array, listed:
 def draw_index(
     bars: Mapping[str, Array], factor: Array, amount: Array, capital: Array, opening: Array, member: Mask, seed: int
 ) -> IndexBars:
-    """Weigh the members' returns by the capitalisation of the evening before.
+    """Weigh the members' returns by the capitalisation of the evening before, each held at 10 % at most.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def draw_index(
     for t in range(length):
         traded = member[t] & np.isfinite(bars["close"][t])
         share = np.where(member[t], weight, 0.0)
-        share = share / share.sum()
+        share = _capped(share / share.sum(), int(member[t].sum()))
         close, gap, reach = (
             float((share * np.where(traded, values, 0.0)).sum())
             for values in (
@@ -122,3 +123,15 @@ def draw_index(
         volume=np.round(np.nansum(raw_volume, axis=1)),
         amount=np.round(np.nansum(np.where(member, amount, np.nan), axis=1)),
     )
+
+
+def _capped(share: Array, members: int) -> Array:
+    """Hold shares at 10 % (at twice the even share in small indices); the others take the excess in proportion."""
+    limit = max(_HEAVIEST, 2.0 / members)
+    held = np.zeros(len(share), dtype=bool)
+    capped = share
+    while np.any(capped > limit * (1.0 + 1e-9)):
+        held |= capped > limit
+        free = np.where(held, 0.0, share)
+        capped = np.where(held, limit, free * (1.0 - limit * held.sum()) / free.sum())
+    return capped

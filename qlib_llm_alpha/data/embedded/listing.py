@@ -91,7 +91,7 @@ def draw_listing(instruments: int, start: np.datetime64, seed: int) -> Listing:
     price = np.round(np.clip(np.exp(np.log(26.0) + 0.55 * taste[0]), 9.0, 150.0), 2)
     capital = np.exp(np.log(2.5e10) + 0.9 * taste[1])
     shares = np.round(capital / price, -4)
-    risk = 0.28 * taste[2]
+    risk = 0.28 * np.clip(taste[2], -1.8, 1.8)
     beta = 1.0 + 0.12 * taste[3] + 0.3 * risk
     turnover = np.log(0.009) - 0.15 * taste[1] + 0.4 * taste[4] + 0.8 * risk
     young = (board == CHINEXT) | (board == STAR)

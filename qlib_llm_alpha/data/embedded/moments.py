@@ -49,14 +49,14 @@ def bar_moments(bars: Mapping[str, Array], index_close: Array) -> dict[str, floa
         "excess kurtosis": _kurtosis(returns),
         "skewness": _skewness(returns),
         "return autocorrelation, lag 1": _autocorrelation(returns, 1),
-        "|return| autocorrelation, lag 1": _autocorrelation(size, 1),
-        "|return| autocorrelation, lag 5": _autocorrelation(size, 5),
-        "|return| autocorrelation, lag 20": _autocorrelation(size, 20),
+        "absolute return autocorrelation, lag 1": _autocorrelation(size, 1),
+        "absolute return autocorrelation, lag 5": _autocorrelation(size, 5),
+        "absolute return autocorrelation, lag 20": _autocorrelation(size, 20),
         "deviation of log volume": np.nanstd(log_volume, axis=0),
         "log volume autocorrelation, lag 1": _autocorrelation(log_volume, 1),
         "log volume autocorrelation, lag 5": _autocorrelation(log_volume, 5),
         "log volume autocorrelation, lag 20": _autocorrelation(log_volume, 20),
-        "log volume with |return|": _correlation(log_volume, size),
+        "log volume with absolute return": _correlation(log_volume, size),
         "log volume with return": _correlation(log_volume, returns),
         "overnight share of variance": np.nanvar(gap, axis=0) / np.nanvar(returns, axis=0),
         "overnight with intraday return": _correlation(gap, returns - gap),
@@ -66,7 +66,7 @@ def bar_moments(bars: Mapping[str, Array], index_close: Array) -> dict[str, floa
             returns, np.concatenate([[np.nan], index_return])[:, None] * np.ones(close.shape[1])
         ),
     }
-    moments = {name: float(np.nanmedian(values[kept])) for name, values in own.items()}
+    moments = {name: _median(values[kept]) for name, values in own.items()}
     moments["spread of volatility (90th over 10th percentile)"] = float(
         np.nanpercentile(own["daily volatility"][kept], 90) / np.nanpercentile(own["daily volatility"][kept], 10)
     )
@@ -79,9 +79,16 @@ def bar_moments(bars: Mapping[str, Array], index_close: Array) -> dict[str, floa
     inside = (span > 0) & (span < span[-1])
     moments["suspended, % of days"] = 100.0 * float(np.sum(inside & ~np.isfinite(close)) / inside.sum())
     moments["index daily volatility"] = float(np.nanstd(index_return))
-    moments["index |return| autocorrelation, lag 5"] = float(_autocorrelation(np.abs(index_return)[:, None], 5)[0])
+    moments["index absolute return autocorrelation, lag 5"] = float(
+        _autocorrelation(np.abs(index_return)[:, None], 5)[0]
+    )
     moments["index excess kurtosis"] = float(_kurtosis(index_return[:, None])[0])
     return moments
+
+
+def _median(values: Array) -> float:
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 def _lagged(values: Array, lag: int = 1) -> Array:

@@ -148,10 +148,10 @@ def simulate(
 
 
 def planted_factors(market: Market) -> dict[str, Array]:
-    """Return each planted factor, (days, instruments), computed from the market's bars alone; strict windows."""
+    """Return each planted factor, (days, instruments), from bars alone; windows are strict, NaN when not listed."""
     bars = market.bars()
     scores = np.stack([plant_scores(bars, t) for t in range(len(market.days))])
-    return {plant.name: scores[:, k] for k, plant in enumerate(PLANTS)}
+    return {plant.name: np.where(market.listed, scores[:, k], np.nan) for k, plant in enumerate(PLANTS)}
 
 
 def label(market: Market) -> Array:
@@ -308,7 +308,7 @@ class _Simulation:
         self.gone |= self.cheap >= _FACE_VALUE_DAYS
         self.alive[t] = alive
         if self.kind == "planted":
-            scores = rank_scores(plant_scores(self.bar, t))
+            scores = rank_scores(np.where(alive, plant_scores(self.bar, t), np.nan))
             self.effect[t + LAG] = (self.strength[self.climate.regime[t]][:, None] * scores).sum(axis=0)
 
     def refresh_styles(self, t: int, alive: Mask) -> None:
