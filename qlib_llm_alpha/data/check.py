@@ -33,13 +33,14 @@ _LONGEST_CLOSURE_DAYS = 12
 _FEWEST_DAYS_A_YEAR = 235
 # One year without a bar: longer suspensions exist, but are rare enough to be looked at.
 _LONG_GAP = 250
-# Even in July 2015, when half the market had suspended itself, the step from one day to the next was smaller.
+# A suspension of one single day is rare, so a day on which many shares have one was imported in part.
 _MARKET_GAP = 0.3
 _MEMBERS_WITHOUT_BARS = 0.05
 # A multiplicative factor changes a few times a year at most.
 _FACTOR_CHANGES = 0.05
 _RELATIVE_NOISE = 1e-4
 _OUTSIDE_BAR = 0.02
+_SPLIT_TOLERANCE = 0.003
 _SPLITS = (1 / 10, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4, 3 / 2, 2.0, 3.0, 4.0, 5.0, 10.0)
 
 
@@ -455,7 +456,7 @@ def _check_adjustment(
         _check_jumps(code, rows, close, factor, moved, calendar, found, listed)
     else:
         ratio = close[1:] / close[:-1]
-        near = np.min(np.abs(ratio[:, None] / np.array(_SPLITS) - 1), axis=1) < 0.01
+        near = np.min(np.abs(ratio[:, None] / np.array(_SPLITS) - 1), axis=1) < _SPLIT_TOLERANCE
         for place in np.flatnonzero(near & ~moved & (np.abs(ratio - 1) > 0.3)):
             found.add("split_like_jump", f"{code} {calendar[rows[place + 1]]!s}: {ratio[place] - 1:+.1%}")
     if "amount" in fields and "volume" in fields and {"high", "low"} <= set(fields):

@@ -1,11 +1,12 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from qlib_llm_alpha.data.check import check_provider
+from qlib_llm_alpha.data.check import _KINDS, check_provider
 from qlib_llm_alpha.data.provider_files import (
     feature_path,
     read_feature,
@@ -337,3 +338,8 @@ def test_the_command_exits_with_one_for_errors_only(provider, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["errors"] >= 1
     assert {"code", "severity", "message", "mend", "count", "examples"} == set(report["findings"][0])
+
+
+def test_every_finding_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [code for code in _KINDS if f"`{code}`" not in text] == []

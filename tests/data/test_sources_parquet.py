@@ -301,6 +301,13 @@ def test_a_missing_column_is_named(layout):
         ParquetSource(layout)
 
 
+def test_a_file_that_was_cut_is_named(layout):
+    path = layout / "daily_a.parquet"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ProviderError, match=r"daily_a\.parquet' is no complete Parquet file"):
+        ParquetSource(layout)
+
+
 def test_dates_without_a_trading_day_are_refused(layout, tmp_path):
     with pytest.raises(ConfigError, match="no trading day from 2022-01-01"):
         import_bars(ParquetSource(layout), tmp_path / "out", start=np.datetime64("2022-01-01"), progress=False)

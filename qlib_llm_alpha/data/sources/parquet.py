@@ -60,7 +60,7 @@ class ParquetSource(BarSource):
         index = root / "index_daily.parquet"
         self.files = (*daily, *((index,) if index.exists() else ()))
         for path in self.files:
-            names = pq.read_schema(path).names
+            names = _column_names(path)
             needed = _NEEDED if path == index else (*_NEEDED, "factor")
             missing = [name for name in needed if name not in names]
             if missing:
@@ -123,3 +123,13 @@ class ParquetSource(BarSource):
     def _info(self) -> pd.DataFrame | None:
         path = self.root / "instrument_info.parquet"
         return pq.read_table(path).to_pandas(date_as_object=False) if path.exists() else None
+
+
+def _column_names(path: Path) -> list[str]:
+    try:
+        names: list[str] = pq.read_schema(path).names
+    except pa.ArrowInvalid as error:
+        raise ProviderError(
+            f"{str(path)!r} is no complete Parquet file ({error}); expected one; copy or download it again"
+        ) from error
+    return names
