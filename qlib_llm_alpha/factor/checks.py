@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -22,7 +23,10 @@ from qlib_llm_alpha.factor.units import Unit
 UnitMode: TypeAlias = Literal["refuse", "warn"]
 
 _SMALLEST: Final = 1e-30
+_CODE: Final = re.compile(r"[A-Za-z0-9.]{1,16}", re.ASCII)
+_FIELD: Final = re.compile(r"\$\$?[A-Za-z]\w*", re.ASCII)
 _STOCK_GROWTH: Final = 5
+_HIGHEST: Final[dict[ArgumentKind, float]] = {"fraction": 1.0, "tail": 0.5}
 _MOST_PERIODS: Final = 40
 
 
@@ -70,6 +74,9 @@ def check(
     """
     if unit_mode not in ("refuse", "warn"):
         raise refusal("bad_argument", f"units={unit_mode!r}: expected 'refuse' or 'warn'")
+    for name in more_fields:
+        if not _FIELD.fullmatch(name):
+            raise refusal("bad_argument", f"fields holds {name!r:.80}: expected $ or $$ and a name, such as '$turn'")
     visit = _Visit(allow_future, limits or Limits(), unit_mode, frozenset(more_fields))
     facts = visit.facts(root, 1, "")
     if not facts.varies:
@@ -199,7 +206,7 @@ class _Visit:
                 )
             self._field(argument, inside)
         elif kind == "instrument":
-            if not isinstance(argument, Code):
+            if not isinstance(argument, Code) or not _CODE.fullmatch(argument.value):
                 raise refusal(
                     "bad_argument", f"{row.signature} takes a code in quotes, such as 'SH000300': {_quoted(node)}"
                 )
@@ -207,10 +214,9 @@ class _Visit:
             self._window(kind, argument, row, node, inside)
         elif not isinstance(argument, Number) or isinstance(argument.value, bool):
             raise refusal("bad_argument", f"{row.signature} takes a number written out, not {_quoted(argument)}")
-        elif kind == "fraction" and not 0 <= argument.value <= 1:
-            raise refusal(
-                "bad_argument", f"{row.signature}: {argument.value!r} is not between 0 and 1, in {_quoted(node)}"
-            )
+        elif kind in _HIGHEST and not 0 <= argument.value <= _HIGHEST[kind]:
+            allowed = f"between 0 and {_HIGHEST[kind]:g}"
+            raise refusal("bad_argument", f"{argument.value!r} is not {allowed}, in {_quoted(node)}")
         elif kind == "period" and not (isinstance(argument.value, int) and _is_period(argument.value)):
             raise refusal(
                 "bad_argument",

@@ -15,6 +15,7 @@ ArgumentKind = Literal[
     "boolean",  # a comparison, or And/Or/Not of comparisons
     "number",  # a number written out
     "fraction",  # a number written out, from 0 to 1
+    "tail",  # a number written out, from 0 to 0.5
     "window",  # a whole number of bars, at least `min_window`
     "shift",  # a whole number of bars; negative reads the future
     "period",  # a reporting period as Qlib writes it: 2019, or 201903 for a third quarter
@@ -55,8 +56,8 @@ class Operator:
         How the unit of the result follows from the units of the series.
     lookback : Lookback
         Bars needed before the day beyond those of the arguments, for window N: ``none`` 0, ``window`` N - 1,
-        ``shift`` N, ``decay`` 3N (an exponential mean then has forgotten all but 0.25 percent), ``slow_decay`` 3(2N - 1)
-        likewise, ``reported``: counted in reporting periods, so no bars at all.
+        ``shift`` N, ``decay`` 3N (an exponential mean then has forgotten all but 0.25 percent), ``slow_decay``
+        3(2N - 1) likewise, ``reported``: counted in reporting periods, so no bars at all.
     summary : str
         One line for people and for prompts.
     infix : str
@@ -105,24 +106,26 @@ class Operator:
 
 
 def _arguments(text: str) -> tuple[tuple[str, ArgumentKind], ...]:
-    kinds: dict[str, ArgumentKind] = {
-        "x": "series",
-        "y": "series",
-        "v": "varying",
-        "w": "varying",
-        "a": "boolean",
-        "b": "boolean",
-        "lo": "number",
-        "hi": "number",
-        "p": "number",
-        "q": "fraction",
-        "N": "window",
-        "d": "shift",
-        "period": "period",
-        "g": "group",
-        "code": "instrument",
+    """Return the arguments for a row's shorthand; ``v`` and ``w`` are an x and a y that vary."""
+    kinds: dict[str, tuple[str, ArgumentKind]] = {
+        "x": ("x", "series"),
+        "y": ("y", "series"),
+        "v": ("x", "varying"),
+        "w": ("y", "varying"),
+        "a": ("a", "boolean"),
+        "b": ("b", "boolean"),
+        "lo": ("lo", "number"),
+        "hi": ("hi", "number"),
+        "p": ("p", "number"),
+        "q": ("q", "fraction"),
+        "tail": ("q", "tail"),
+        "N": ("N", "window"),
+        "d": ("N", "shift"),
+        "period": ("period", "period"),
+        "g": ("group", "group"),
+        "code": ("code", "instrument"),
     }
-    return tuple((name, kinds[name]) for name in text.split())
+    return tuple(kinds[word] for word in text.split())
 
 
 def _infix(name: str, sign: str, precedence: int, unit: UnitRule, summary: str, *, commutes: bool = False) -> Operator:
@@ -194,7 +197,7 @@ _ROWS: Final[tuple[Operator, ...]] = (
     _elementwise("If", "a x y", "choose", "x where the comparison holds, else y (also where an input is missing)"),
     Operator("Ref", _arguments("v d"), "same", "the value N bars ago", "shift"),
     Operator(
-        "Delta", _arguments("v d"), "same", "x minus its value N bars ago", lookback="shift", stock="$v-Ref($v,$d)"
+        "Delta", _arguments("v d"), "same", "x minus its value N bars ago", lookback="shift", stock="$x-Ref($x,$N)"
     ),
     _rolling("Mean", "same", "mean of N bars"),
     _rolling("Sum", "same", "sum of N bars"),
@@ -221,7 +224,7 @@ _ROWS: Final[tuple[Operator, ...]] = (
         "same",
         "Wilder's exponential mean, weight of today 1/N",
         lookback="slow_decay",
-        stock="EMA($v,2*$N-1)",
+        stock="EMA($x,2*$N-1)",
     ),
     Operator(
         "DecayLinear",
@@ -258,7 +261,7 @@ _ROWS: Final[tuple[Operator, ...]] = (
     _cross("CSZScore", "v", "ratio", "distance from the day's mean in standard deviations"),
     _cross("CSDemean", "v", "same", "distance from the day's mean"),
     _cross("CSScale", "v", "ratio", "divided by the day's sum of absolute values"),
-    _cross("CSWinsorize", "v q", "same", "held between the day's quantiles q and 1-q"),
+    _cross("CSWinsorize", "v tail", "same", "held between the day's quantiles q and 1-q"),
     _cross("CSQuantile", "v q", "same", "the day's quantile q, the same for all instruments"),
     _cross("CSNeutralize", "v g", "same", "distance from the mean of the instrument's group that day"),
     _cross("CSGroupRank", "v g", "ratio", "rank within the instrument's group that day"),

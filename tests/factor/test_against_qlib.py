@@ -28,18 +28,15 @@ _QUERIES = itertools.count()
 
 EXAMPLES: dict[str, str] = {
     "N": "5",
-    "d": "3",
     "lo": "9.5",
     "hi": "10.5",
     "p": "2",
     "q": "0.3",
     "a": "$close>$open",
     "b": "$high>Ref($close,1)",
-    "v": "$close",
-    "w": "$low",
     "x": "$close",
-    "y": "$open",
-    "g": "$industry",
+    "y": "$low",
+    "group": "$industry",
     "code": "'SH000300'",
     "period": "201903",
 }

@@ -295,15 +295,15 @@ def test_a_refusal_quotes_the_place() -> None:
     [
         ("Delay($close,1)", "write Ref(x, N)"),
         ("SMA($close,5)", "write Mean(x, N)"),
-        ("mean($close,5)", "did you mean Mean(v, N)?"),
-        ("Qantile($close,5,0.5)", "did you mean Quantile(v, N, q)?"),
+        ("mean($close,5)", "did you mean Mean(x, N)?"),
+        ("Qantile($close,5,0.5)", "did you mean Quantile(x, N, q)?"),
         ("WMA($close,5)", "write DecayLinear(x, N)"),
         ("Bananas($close)", "docs/factor_language.md"),
         ("$Close", "did you mean $close?"),
         ("P($$ep_q)", "did you mean $$eps_q?"),
         ("$zzz", "daily fields are $open"),
         ("close", "written $close"),
-        ("Mean", "Mean(v, N)"),
+        ("Mean", "Mean(x, N)"),
         ("Ref($close,0)", "expands from wherever the query starts"),
         ("Mean($close,0.3)", "Wilder(x, N)"),
         ("~($close>$open)", "write Not(condition)"),
@@ -333,6 +333,13 @@ def test_an_expression_can_be_made_from_a_tree() -> None:
         expression_of(Call("system", (Field("$close"),)))
     with pytest.raises(ExpressionError, match="unknown_field"):
         expression_of(Field("$close') + evil("))
+    with pytest.raises(ExpressionError, match="bad_argument"):
+        expression_of(Call("ChangeInstrument", (Code("a') + evil('"), Field("$close"))))
+
+
+@pytest.mark.parametrize("name", ["turn", "$", "$a b", "$a') + evil('", "$$$a", ""])
+def test_further_fields_must_be_names_of_fields(name: str) -> None:
+    assert refused("$close", fields=[name]).reason == "bad_argument"
 
 
 def test_an_expression_is_frozen() -> None:
