@@ -143,9 +143,7 @@ class _Canon:
         for a, x in left.items():
             for b, y in right.items():
                 total = _added(total, {_product(a, b): _finite(x * y)}, 1.0)
-        if len(total) > 1 and any(exponent < 0 and atom[0] == "(" for atom, exponent in next(iter(total))):
-            return self._cancelled(total)
-        return self._spread(total)
+        return self._cancelled(total) if len(total) > 1 else self._spread(total)
 
     def _raised(self, base: Sum, power: int) -> Sum:
         if power == 0:
@@ -185,6 +183,8 @@ class _Canon:
 
     def _cancelled(self, item: Sum) -> Sum:
         """Return ``(a+b)/(a+b)`` as 1: a sum over itself, which term by term does not show."""
+        if not any(exponent < 0 and atom[0] == "(" for monomial in item for atom, exponent in monomial):
+            return item
         together = self._together(item)
         ((monomial, _),) = together.items()
         still_there = any(atom[0] == "(" and exponent > 0 for atom, exponent in monomial)
