@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,13 +41,13 @@ def qlib_small(small_provider: Path, recorder_store: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _fitted(small_provider: Path, recorder_store: Path) -> Iterator[tuple[DatasetH, GatedModel]]:
+def _fitted(small_provider: Path, recorder_store: Path) -> tuple[DatasetH, GatedModel]:
     from qlib_llm_alpha.model.gated import GatedModel
     from tests.support.provider import SMALL_MODEL, open_provider, small_dataset
 
     open_provider(small_provider, recorder_store)
     dataset = small_dataset()
-    yield dataset, GatedModel(**SMALL_MODEL).fit(dataset)
+    return dataset, GatedModel(**SMALL_MODEL).fit(dataset)
 
 
 @pytest.fixture
