@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from qlib.contrib.data.loader import Alpha158DL, Alpha360DL
 from qlib.data import ops as qlib_ops
 from qlib.data.base import Expression as QlibExpression
@@ -16,9 +17,11 @@ from qlib.data.pit import P, PRef
 from qlib.utils import parse_field
 
 import qlib_llm_alpha.ops.rolling as own_ops
-from qlib_llm_alpha.factor.expression import parse
+from qlib_llm_alpha.errors import ExpressionError
+from qlib_llm_alpha.factor.expression import expression_of, parse
 from qlib_llm_alpha.factor.operators import OPERATORS, REFUSED, WITHHELD, Operator
-from qlib_llm_alpha.factor.tree import Call, walk
+from qlib_llm_alpha.factor.tree import Call, Node, walk
+from tests.factor.trees import series
 
 QLIB = {cls.__name__: cls for cls in [*qlib_ops.OpsList, P, PRef]}
 ALPHA158 = Alpha158DL.get_feature_config()[0]
@@ -250,3 +253,15 @@ def test_the_label_of_alpha158_is_accepted_as_a_label_only() -> None:
 def test_the_operators_of_a_tree_are_rows_of_the_table() -> None:
     for text in ALPHA158:
         assert all(node.op in OPERATORS for node in walk(parse(text).root) if isinstance(node, Call))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(series(4, leaves=("$open", "$high", "$low", "$close", "$vwap", "$volume", "$change"), everything=False))
+def test_qlib_evaluates_whatever_the_checks_let_pass(root: Node) -> None:
+    try:
+        expression = expression_of(root, units="warn")
+    except ExpressionError as error:
+        assume(error.reason not in ("bad_number", "lookback_limit", "too_many_nodes"))
+        raise
+    with np.errstate(all="ignore"):
+        assert qlib_values(expression.qlib, _bars()).shape == (DAYS,)
