@@ -44,7 +44,13 @@ def load_market_context(instruments: Any, benchmark: str, end_time: Any, freq: s
             "(features/<code in lower case>) or import its bars"
         )
     fields = {name: _field(codes, name, days, freq) for name in ("$close", "$change", "$amount", "$volume")}
-    present = {name: frame.to_numpy(np.float64) for name, frame in fields.items() if frame.notna().to_numpy().any()}
+    # Column-major, so that sums over names run name by name: one that joins later, empty so far, changes not even the
+    # order of a sum.
+    present = {
+        name: np.asfortranarray(frame.to_numpy(np.float64))
+        for name, frame in fields.items()
+        if frame.notna().to_numpy().any()
+    }
     if "$amount" in present:
         del present["$volume"]
     names = tuple(fields["$close"].columns)
@@ -68,7 +74,7 @@ def _members(instruments: Any, names: tuple[str, ...], days: pd.DatetimeIndex, f
         return None
     config = D.instruments(instruments) if isinstance(instruments, str) else instruments
     spans = D.list_instruments(config, start_time=days[0], end_time=days[-1], freq=freq)
-    mask = np.zeros((len(days), len(names)), dtype=np.bool_)
+    mask = np.zeros((len(days), len(names)), dtype=np.bool_, order="F")
     for column, name in enumerate(names):
         for first, last in spans.get(name, []):
             mask[:, column] |= (days >= first) & (days <= last)

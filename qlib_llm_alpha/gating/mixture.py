@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from qlib_llm_alpha.agents.selection import Selection, SelectionOptions, choose_
 from qlib_llm_alpha.errors import ConfigError, PanelError
 from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.gating.crossfit import cross_fit, expanding_folds
-from qlib_llm_alpha.gating.experts import ExpertSpec, Predictor, Rows, predict_panel, rows_of
+from qlib_llm_alpha.gating.experts import ExpertSpec, Learner, Predictor, Rows, predict_panel, rows_of
 from qlib_llm_alpha.gating.gates import EqualGate, Gate, SoftmaxGate, StaticGate, TrailingICGate
 from qlib_llm_alpha.gating.ladder import LadderRow, climb
 from qlib_llm_alpha.gating.permutation import PermutationResult, permutation_test
@@ -41,6 +41,8 @@ RowNumbers = NDArray[np.intp]
 GATES = ("equal", "static", "trailing_ic", "softmax")
 PREFERENCES: tuple[RiskPreference, ...] = ("conservative", "moderate", "aggressive")
 LEARNERS = ("ridge", "lightgbm")
+SINGLE = "factor"
+"""The learner of an expert that is one factor; its setting ``column`` counts the panel's factors."""
 STATE = (
     "index_return_5",
     "index_return_20",
@@ -73,7 +75,7 @@ class MixtureSettings:
     Attributes
     ----------
     experts : tuple of ExpertSpec
-        An expert without a preference uses every factor.
+        An expert without a preference uses every factor, or the one that the learner ``factor`` names.
     selection : SelectionOptions
         Of the agents.
     n_folds, min_train : int
@@ -106,6 +108,17 @@ class MixtureSettings:
         names = [spec.name for spec in self.experts]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"experts are named {names!r}; expected at least one, each with a name of its own")
+        for spec in self.experts:
+            if spec.preference and spec.preference not in PREFERENCES:
+                raise ConfigError(
+                    f"expert {spec.name!r} has the preference {spec.preference!r}; expected one of "
+                    f"{list(PREFERENCES)}, or '' for every factor"
+                )
+            if spec.preference and spec.learner == SINGLE:
+                raise ConfigError(
+                    f"expert {spec.name!r} is a single factor and has the preference {spec.preference!r}; a preference "
+                    "chooses among factors: leave it out"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +163,8 @@ class FittedMixture:
     fit_until : datetime64[D]
         The state is standardised by days up to this one.
     min_names : int
+    horizon : int
+        Trading days after which a label is known.
     """
 
     experts: tuple[FittedExpert, ...]
@@ -161,6 +176,7 @@ class FittedMixture:
     state: tuple[str, ...]
     fit_until: np.datetime64
     min_names: int
+    horizon: int
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -185,21 +201,22 @@ class FittedMixture:
         missing = sorted({name for expert in self.experts for name in expert.factors} - set(column))
         if missing:
             raise PanelError(f"factors {missing} were fitted and are not in the panel {list(names)}; load them too")
-        used = sorted({column[name] for expert in self.experts for name in expert.factors})
-        place = {position: row for row, position in enumerate(used)}
-        standard = standardise_scores(features[used])
-        return np.stack(
-            [
-                standardise_scores(
-                    predict_panel(expert.predictor, standard[[place[column[name]] for name in expert.factors]])
-                )
-                for expert in self.experts
-            ]
-        )
+        columns = [[column[name] for name in expert.factors] for expert in self.experts]
+        result = np.full((len(self.experts), *features.shape[1:]), np.nan)
+        for day in range(features.shape[1]):
+            # A day is scored from its own names alone: who joins the universe later would change the order of sums,
+            # and with it the last bit.
+            there = ~np.isnan(features[:, day]).all(axis=0)
+            if there.any():
+                standard = standardise_scores(features[:, day, there])[:, None]
+                for row, expert in enumerate(self.experts):
+                    raw = predict_panel(expert.predictor, standard[columns[row]])
+                    result[row, day, there] = standardise_scores(raw)[0]
+        return result
 
     def outcomes(self, scores: Array, label: Array, days: Days) -> SufficientStatistics:
         """Reduce realised scores and labels, after those of tune, to what an observing gate reads."""
-        later = SufficientStatistics.from_scores(scores, label, days, self.min_names)
+        later = _each_day(scores, label, days, self.min_names)
         later = later.select(later.days > self.tune.days[-1])
         return SufficientStatistics(
             np.concatenate([self.tune.days, later.days]),
@@ -216,7 +233,16 @@ class FittedMixture:
         if gate not in self.gates:
             raise ConfigError(f"gate {gate!r} is unknown; expected one of {sorted(self.gates)}")
         state = _state_rows(context, self.state, self.fit_until, days)
-        return self.gates[gate].weights(state, days, outcomes)
+        return self.gates[gate].weights(state, days, self._as_known(outcomes, context))
+
+    def _as_known(self, outcomes: SufficientStatistics | None, context: MarketContext) -> SufficientStatistics | None:
+        """Date outcomes later by what their label needs beyond the gates' own two days."""
+        late = self.horizon - LABEL_HORIZON
+        if outcomes is None or late <= 0:
+            return outcomes
+        place = np.searchsorted(context.days, outcomes.days) + late
+        known = outcomes.select(place < len(context.days))
+        return replace(known, days=context.days[place[place < len(context.days)]])
 
 
 def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settings: MixtureSettings) -> FittedMixture:
@@ -246,6 +272,8 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
     train = walls.purged(panel.days, "train", settings.horizon)
     tune = walls.purged(panel.days, "valid", settings.horizon)
     _check_names(panel, settings.min_names)
+    _check_state(context, settings.state)
+    softmax = SoftmaxGate(top_m=settings.top_m)
     fitting = _Fitting(panel, context, settings)
 
     rows = np.flatnonzero(train)
@@ -270,7 +298,6 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
     search_state = _state_rows(context, settings.state, fit_until, search.days)
     tune_state = _state_rows(context, settings.state, fit_until, on_tune.days)
     static = StaticGate(top_m=settings.top_m).fit(search)
-    softmax = SoftmaxGate(top_m=settings.top_m)
     chosen = climb(softmax, search, search_state, on_tune, tune_state, static.learned)
     tested = None
     if settings.permutations:
@@ -284,7 +311,16 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
         "softmax": chosen.gate,
     }
     return FittedMixture(
-        experts, gates, chosen.rows, tested, search, on_tune, settings.state, fit_until, settings.min_names
+        experts,
+        gates,
+        chosen.rows,
+        tested,
+        search,
+        on_tune,
+        settings.state,
+        fit_until,
+        settings.min_names,
+        settings.horizon,
     )
 
 
@@ -338,12 +374,10 @@ class _Fitting:
         stopping: RowNumbers,
     ) -> FittedExpert:
         selection = next((chosen for name, chosen in selections.items() if name == spec.preference), None)
-        if spec.preference and selection is None:
-            raise ConfigError(
-                f"expert {spec.name!r} has the preference {spec.preference!r}; expected one of {list(PREFERENCES)}, "
-                "or '' for every factor"
-            )
+        learner = spec.build()
         factors = self.panel.names if selection is None else selection.names
+        if spec.learner == SINGLE:
+            factors, learner = self._single(spec)
         if not factors:
             raise ConfigError(
                 f"expert {spec.name!r} has no factor: none has {self.settings.selection.min_days} days of evidence by "
@@ -351,8 +385,17 @@ class _Fitting:
             )
         columns = self._columns(factors)
         held_out: Rows | None = rows_of(columns[:, stopping], self.target[stopping]) if len(stopping) else None
-        predictor = spec.build().fit(*rows_of(columns[:, rows], self.target[rows]), held_out)
+        predictor = learner.fit(*rows_of(columns[:, rows], self.target[rows]), held_out)
         return FittedExpert(spec, factors, predictor, selection)
+
+    def _single(self, spec: ExpertSpec) -> tuple[tuple[str, ...], Learner]:
+        """Return the one factor of a single-factor expert, and a learner to which it is the only column."""
+        column = int(spec.params.get("column", 0))
+        if not 0 <= column < len(self.panel.names):
+            raise ConfigError(
+                f"expert {spec.name!r} takes factor number {column}; the panel has {len(self.panel.names)}, from 0"
+            )
+        return (self.panel.names[column],), replace(spec, params={}).build()
 
     def _columns(self, factors: Sequence[str]) -> Array:
         return self.standard[[self.panel.names.index(name) for name in factors]]
@@ -363,10 +406,37 @@ def mix(scores: Array, weights: Array) -> Array:
     return composite(scores, weights)
 
 
-def _state_rows(context: MarketContext, names: Sequence[str], fit_until: np.datetime64, days: Days) -> Array:
+def _each_day(scores: Array, label: Array, days: Days, min_names: int) -> SufficientStatistics:
+    """Reduce every day by itself, from the names of its joint set alone, so that no bit depends on other days."""
+    kept: list[SufficientStatistics] = []
+    positions: list[int] = []
+    for day in range(len(days)):
+        joint = ~np.isnan(scores[:, day]).any(axis=0) & ~np.isnan(label[day])
+        if joint.sum() >= max(min_names, 1):
+            kept.append(
+                SufficientStatistics.from_scores(
+                    scores[:, day, joint][:, None], label[day, joint][None], days[[day]], min_names
+                )
+            )
+            positions.append(day)
+    experts = len(scores)
+    return SufficientStatistics(
+        days[positions],
+        np.array([one.c[0] for one in kept]).reshape(-1, experts),
+        np.array([one.R[0] for one in kept]).reshape(-1, experts, experts),
+        np.array(positions, dtype=np.int64),
+        np.delete(days, positions),
+    )
+
+
+def _check_state(context: MarketContext, names: Sequence[str]) -> None:
     unknown = sorted(set(names) - set(context.names))
     if unknown:
         raise ConfigError(f"state {unknown} is not in the market context; expected some of {list(context.names)}")
+
+
+def _state_rows(context: MarketContext, names: Sequence[str], fit_until: np.datetime64, days: Days) -> Array:
+    _check_state(context, names)
     columns = [context.names.index(name) for name in names]
     standard = context.standardised(fit_until=fit_until)
     return np.asarray(standard[_context_rows(context, days)][:, columns])
