@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKET ?= .data/embedded
+PROOFS := benchmarks/proofs/out
 
-.PHONY: help setup demo test check slow proofs bench clean
+.PHONY: help setup demo test check slow proofs
 help: ## print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -18,7 +19,7 @@ setup: $(BIN)/qlib-llm-alpha ## make the environment and install the package in 
 
 demo: setup ## install, write the embedded market, run the main workflow
 	$(BIN)/qlib-llm-alpha market --out $(MARKET)
-	$(BIN)/qrun workflows/llm_alpha.yaml
+	QLIB_DATA=$(abspath $(MARKET)) $(BIN)/qrun workflows/llm_alpha.yaml
 
 test: setup ## every test that needs no network
 	$(BIN)/python -m pytest -m 'not network' --cov --cov-report=term
@@ -32,3 +33,8 @@ check: setup ## format, lint, types, import contracts, fast tests: CI's first st
 
 slow: setup ## the slow tests alone
 	$(BIN)/python -m pytest -m slow
+
+proofs: setup ## what the gate earns on markets with and without a planted edge, see benchmarks/README.md
+	mkdir -p $(PROOFS)
+	$(BIN)/python benchmarks/proofs/gate_gain.py --kind planted --out $(PROOFS)/planted.jsonl
+	$(BIN)/python benchmarks/proofs/gate_gain.py --kind noise --out $(PROOFS)/noise.jsonl
