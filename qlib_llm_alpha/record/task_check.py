@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
+import qlib.backtest.executor
+import qlib.data.dataset.loader
+import qlib.data.dataset.processor
 import qlib.workflow.record_temp
-from qlib.backtest import backtest
+from qlib.backtest import backtest, get_exchange
 from qlib.backtest.exchange import Exchange
+from qlib.backtest.executor import BaseExecutor
+from qlib.config import MODE_CONF, C, _default_config, _default_region_config
 from qlib.data import D
-from qlib.data.dataset.handler import DataHandlerLP
+from qlib.data.dataset import Dataset
 from qlib.utils import get_callable_kwargs
 
 from qlib_llm_alpha.data.preflight import check_dates, provider_root
@@ -23,7 +30,21 @@ TASK_KEYS = ("model", "dataset", "record", "reweighter")
 CLASS_KEYS = ("class", "func", "module_path", "kwargs")
 PORTFOLIO_KEYS = ("strategy", "executor", "backtest")
 # Where Qlib looks for a class that is named without a module.
-DEFAULT_MODULES: dict[str, Any] = {"record": qlib.workflow.record_temp}
+DEFAULT_MODULES: dict[str, Any] = {
+    "record": qlib.workflow.record_temp,
+    "data_loader": qlib.data.dataset.loader,
+    "infer_processors": qlib.data.dataset.processor,
+    "learn_processors": qlib.data.dataset.processor,
+    "shared_processors": qlib.data.dataset.processor,
+}
+# Where it looks nowhere, and fails after the model has been fitted.
+NEED_MODULE = (
+    *("model", "dataset", "handler", "dataloader_l"),
+    *("strategy", "executor", "exchange", "inner_executor", "inner_strategy"),
+)
+# Classes that take any keyword and drop it, or hand it to a method: what their kinds accept beside named parameters.
+ENDS: dict[type, tuple[str, ...]] = {Dataset: ("handler_kwargs",), BaseExecutor: ()}
+SIMILAR = 0.8  # share of letters from which a setting that Qlib does not know is taken for a misspelt one
 
 
 def check_task(task: Mapping[str, Any]) -> None:
@@ -41,36 +62,90 @@ def check_task(task: Mapping[str, Any]) -> None:
         the calendar, a backtest that ends on the calendar's last day.
     ProviderError
         A missing provider or benchmark.
+
+    Notes
+    -----
+    A class that takes any keyword, such as ``LGBModel``, which hands its own to LightGBM, is not checked for keywords.
+    Dates are checked against daily calendars only.
     """
+    _check_settings(C)
     _check_keys(task, TASK_KEYS, "task")
+    for name in ("model", "dataset"):
+        if not task.get(name):
+            raise ConfigError(f"task: has {sorted(task)} and no {name!r}; expected both model and dataset: add it")
     for place, config, module in _classes(task, "task", None):
         _check_class(config, place, module)
-    provider_root()
-    dataset = task.get("dataset", {})
+    for place, config in _backtests(task):
+        _check_portfolio(config, place)
+    if not _daily():
+        return
+    dataset = task["dataset"]
     segments = dataset.get("kwargs", {}).get("segments") if isinstance(dataset, Mapping) else None
     if isinstance(segments, Mapping):
-        for segment in Walls.from_segments(segments).segments:
+        for segment in Walls.from_segments(_closed(segments)).segments:
             check_dates(segment.start, segment.end, what=f"segment {segment.name!r}")
     for place, config in _backtests(task):
-        _check_backtest(config, place)
+        _check_backtest(config["backtest"], f"{place}.backtest")
+
+
+def _check_settings(settings: Any) -> None:
+    """Refuse what looks like a misspelt key of ``qlib_init``; Qlib warns of it and goes on without."""
+    known = {*_default_config, *_default_region_config["cn"], *(key for mode in MODE_CONF.values() for key in mode)}
+    for key in settings:
+        close = difflib.get_close_matches(str(key), known, n=1, cutoff=SIMILAR)
+        if key not in known and close:
+            raise ConfigError(f"qlib_init: unknown key {key!r}; did you mean {close[0]!r}? Mend the name")
+
+
+def _daily() -> bool:
+    """Whether the provider has a daily calendar to check dates against; ProviderError when it has none at all."""
+    uris = C.dpm.provider_uri
+    if not {"day", C.DEFAULT_FREQ} & set(uris):
+        return False
+    root = C.dpm.get_data_uri("day")
+    if not (root / "calendars" / "day.txt").is_file() and list(root.glob("calendars/*.txt")):
+        return False  # intraday bars only
+    provider_root()
+    return True
+
+
+def _closed(segments: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace an end that is left open, as Qlib allows, by that of the calendar."""
+    calendar = D.calendar()
+    closed = {}
+    for name, ends in segments.items():
+        if isinstance(ends, slice):
+            ends = (ends.start, ends.stop)
+        if isinstance(ends, (list, tuple)) and len(ends) == 2:
+            first, last = ends
+            ends = (calendar[0] if first is None else first, calendar[-1] if last is None else last)
+        closed[str(name)] = ends
+    return closed
 
 
 def _classes(node: Any, place: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
     """Walk the task and give each mapping that names a class, with the module Qlib would look in."""
     if isinstance(node, Mapping):
-        if "class" in node:
+        if "class" in node or ("module_path" in node and "func" not in node):
             yield place, node, module
         for key, value in node.items():
             yield from _classes(value, f"{place}.{key}", DEFAULT_MODULES.get(str(key)))
-    elif isinstance(node, list):
+    elif isinstance(node, (list, tuple)):
         for position, value in enumerate(node):
             yield from _classes(value, f"{place}[{position}]", module)
 
 
 def _check_class(config: Mapping[str, Any], place: str, module: Any) -> None:
     _check_keys(config, CLASS_KEYS, place)
-    if "module_path" not in config and "." not in str(config["class"]) and module is None:
-        return  # Qlib supplies a default module that only the place itself knows (processors, executors)
+    if "class" not in config:
+        raise ConfigError(f"{place}: {dict(config)!r} names no class; expected class, module_path and kwargs: add it")
+    if not config.get("module_path") and "." not in str(config["class"]) and module is None:
+        if place.rsplit(".", 1)[-1].split("[")[0] in NEED_MODULE and isinstance(config["class"], str):
+            raise ConfigError(
+                f"{place}: class {config['class']!r} is named without a module, and Qlib looks in none by itself here; "
+                "add module_path"
+            )
+        return
     try:
         kind, kwargs = get_callable_kwargs(dict(config), default_module=module)
     except (ImportError, AttributeError) as error:
@@ -78,6 +153,8 @@ def _check_class(config: Mapping[str, Any], place: str, module: Any) -> None:
             f"{place}: class {config['class']!r} in module {config.get('module_path')!r} cannot be found ({error}); "
             "mend the name or install the package"
         ) from error
+    if not isinstance(kwargs or {}, Mapping):
+        raise ConfigError(f"{place}.kwargs: {kwargs!r}; expected a mapping of keyword to value")
     accepted = _keywords(kind)
     if accepted is not None:
         _check_keys(kwargs or {}, accepted, f"{place}.kwargs of {kind.__name__}")
@@ -91,46 +168,112 @@ def _keywords(kind: Any) -> tuple[str, ...] | None:
             continue
         parameters = inspect.signature(parent).parameters.values()
         names += [p.name for p in parameters if p.kind not in {p.VAR_KEYWORD, p.VAR_POSITIONAL}]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            if inspect.isclass(kind) and issubclass(kind, DataHandlerLP):
-                names.append("label")  # Qlib's handlers take it out of their **kwargs
+        rest = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        if rest is None:
+            return tuple(names)
+        if parent in ENDS:
+            return (*names, *ENDS[parent])
+        taken = _taken(parent.__init__ if inspect.isclass(parent) else parent, rest)
+        if taken is None:
+            return None
+        names += taken.names
+        if not taken.handed_on:
             return tuple(names)
     return None
 
 
+class _Taken(ast.NodeVisitor):
+    """What a function does with its ``**kwargs``: the keys it takes out, and whether it hands on the rest."""
+
+    def __init__(self, rest: str) -> None:
+        self.rest = rest
+        self.names: list[str] = []
+        self.handed_on = False
+        self.emptied = False
+        self.other_use = False
+
+    def visit_Call(self, node: ast.Call) -> None:
+        function = node.func
+        if isinstance(function, ast.Attribute) and self._is_rest(function.value) and node.args:
+            key = node.args[0]
+            if function.attr in {"pop", "get"} and isinstance(key, ast.Constant):
+                self.names.append(str(key.value))
+                for argument in node.args[1:]:
+                    self.visit(argument)
+                return
+        if isinstance(function, ast.Name) and function.id == "len" and node.args and self._is_rest(node.args[0]):
+            self.emptied = True  # `if len(kwargs) > 0: raise`, as Exchange does
+            return
+        if isinstance(function, ast.Attribute) and function.attr == "__init__":
+            self.handed_on |= any(word.arg is None and self._is_rest(word.value) for word in node.keywords)
+            for argument in [*node.args, *(word.value for word in node.keywords if not self._is_rest(word.value))]:
+                self.visit(argument)
+            return
+        self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        """Skip: a message may show the rest."""
+
+    def visit_Name(self, node: ast.Name) -> None:
+        self.other_use |= node.id == self.rest
+
+    def _is_rest(self, node: ast.AST) -> bool:
+        return isinstance(node, ast.Name) and node.id == self.rest
+
+
+def _taken(function: Any, rest: str) -> _Taken | None:
+    """Read the source of a function; None when its ``**kwargs`` may be anything."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    taken = _Taken(rest)
+    taken.visit(tree)
+    return None if taken.other_use or not (taken.handed_on or taken.emptied) else taken
+
+
 def _backtests(node: Any, place: str = "task") -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(node, Mapping):
-        if "strategy" in node and "backtest" in node:
+        if isinstance(node.get("strategy"), Mapping) and ("backtest" in node or place.endswith(".config")):
             yield place, node
         for key, value in node.items():
             yield from _backtests(value, f"{place}.{key}")
-    elif isinstance(node, list):
+    elif isinstance(node, (list, tuple)):
         for position, value in enumerate(node):
             yield from _backtests(value, f"{place}[{position}]")
 
 
-def _check_backtest(config: Mapping[str, Any], place: str) -> None:
+def _check_portfolio(config: Mapping[str, Any], place: str) -> None:
     _check_keys(config, PORTFOLIO_KEYS, place)
-    settings = config["backtest"]
+    settings = config.get("backtest")
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{place}: backtest is {settings!r}; expected start_time, end_time, account, ...: add it")
     _check_keys(settings, tuple(inspect.signature(backtest).parameters), f"{place}.backtest")
-    exchange = settings.get("exchange_kwargs", {})
-    if "exchange" not in exchange:
-        _check_keys(
-            exchange, (*inspect.signature(Exchange).parameters, "exchange"), f"{place}.backtest.exchange_kwargs"
+    exchange = settings.get("exchange_kwargs") or {}
+    known = {*inspect.signature(get_exchange).parameters, *(_keywords(Exchange) or ())} - {"kwargs"}
+    _check_keys(exchange, tuple(known), f"{place}.backtest.exchange_kwargs")
+    ignored = sorted(set(exchange) - {"exchange"})
+    if exchange.get("exchange") is not None and ignored:
+        raise ConfigError(
+            f"{place}.backtest.exchange_kwargs: Qlib ignores {ignored} beside 'exchange'; move them into "
+            "exchange.kwargs or leave them out"
         )
+
+
+def _check_backtest(settings: Mapping[str, Any], place: str) -> None:
     start, end = settings.get("start_time"), settings.get("end_time")
-    check_dates(start, end, what=f"{place}.backtest")
-    last = D.calendar()[-1]
+    check_dates(start, end, what=place)
+    last = D.calendar(future=True)[-1]
     if end is not None and pd.Timestamp(str(end)) >= last:
         raise ConfigError(
-            f"{place}.backtest ends {end}, and the calendar on {last.date()}; Qlib needs one trading day after the "
-            "end: end a day earlier or import more bars"
+            f"{place} ends {end}, and the calendar on {last.date()}; Qlib needs one trading day after the end: end a "
+            "day earlier or import more bars"
         )
-    benchmark = settings.get("benchmark")
+    benchmark = settings.get("benchmark", inspect.signature(backtest).parameters["benchmark"].default)
     if isinstance(benchmark, str) and D.features([benchmark], ["$close"], start, end).dropna().empty:
         raise ProviderError(
-            f"{place}.backtest.benchmark {benchmark!r} has no $close between {start} and {end}; name an index that "
-            "the provider has"
+            f"{place}.benchmark {benchmark!r} has no $close between {start} and {end}; name an index that the provider "
+            "has"
         )
 
 
@@ -138,5 +281,5 @@ def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], place: str) ->
     for key in given:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = f"; did you mean {close[0]!r}?" if close else "; mend the name or leave it out"
             raise ConfigError(f"{place}: unknown key {key!r}; expected some of {sorted(known)}{hint}")

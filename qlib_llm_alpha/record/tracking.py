@@ -16,6 +16,8 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ from qlib_llm_alpha.record.task_check import check_task
 logger = logging.getLogger("qlib.tracking")
 
 PARAMS_PER_CALL = 100  # MLflow's own limit of one batch
+COMMAND = "cmd-sys.argv"
 SQLITE = "sqlite:///"
 
 
@@ -45,7 +48,7 @@ class VerifiedRecorder(MLflowRecorder):
     Attributes
     ----------
     logged_metrics : dict of str to float
-        The last value given for each metric.
+        The value that MLflow shows for each metric: that of the highest step, of the latest time, the largest.
     logged_params : dict of str to str
         The parameters given, as MLflow keeps them.
     """
@@ -54,6 +57,8 @@ class VerifiedRecorder(MLflowRecorder):
         super().__init__(experiment_id, uri, name, mlflow_run)
         self.logged_metrics: dict[str, float] = {}
         self.logged_params: dict[str, str] = {}
+        self.newest: dict[str, tuple[int, int, float]] = {}
+        self.resumed = mlflow_run is not None
 
     def save_objects(self, local_path: Any = None, artifact_path: str | None = None, **kwargs: Any) -> None:
         """Save as Qlib does; the task, which Qlib saves before it builds anything, is checked first."""
@@ -63,6 +68,9 @@ class VerifiedRecorder(MLflowRecorder):
 
     def log_params(self, **kwargs: Any) -> None:
         """Write parameters now; a second, different value for a parameter is an error."""
+        if self.resumed:
+            # Qlib logs the command at every start, and a run that is resumed elsewhere keeps that of its first.
+            kwargs.pop(COMMAND, None)
         params = {name: str(value)[:MAX_PARAM_VAL_LENGTH] for name, value in kwargs.items()}
         for name, value in params.items():
             if self.logged_params.get(name, value) != value:
@@ -85,7 +93,11 @@ class VerifiedRecorder(MLflowRecorder):
             )
         now = int(time.time() * 1000)
         self._write(metrics=[Metric(name, value, now, step or 0) for name, value in metrics.items()])
-        self.logged_metrics.update(metrics)
+        for name, value in metrics.items():
+            entry = (step or 0, now, 0.0 if math.isnan(value) else value)
+            if entry >= self.newest.get(name, entry):
+                self.newest[name] = entry
+                self.logged_metrics[name] = value
 
     def set_tags(self, **kwargs: Any) -> None:
         """Write tags now."""
@@ -121,7 +133,17 @@ class VerifiedRecorder(MLflowRecorder):
         try:
             self.client.log_batch(self.id, **entries)
         except MlflowException as error:
-            raise RecordingError(f"MLflow refused {entries!r}: {error.message}") from error
+            given = ", ".join(f"{entry.key}={entry.value}" for group in entries.values() for entry in group)
+            raise RecordingError(
+                f"MLflow refused {given}: {error.message}. Names take letters, digits, _ - . : / and space, and a "
+                "parameter keeps its first value: mend the name or the value"
+            ) from error
+
+    def _log_uncommitted_code(self) -> None:
+        """Save the state of the git repository around the working directory; outside of one there is nothing to say."""
+        inside = subprocess.run(["git", "rev-parse"], capture_output=True, check=False) if shutil.which("git") else None  # noqa: S607
+        if inside is not None and inside.returncode == 0:
+            super()._log_uncommitted_code()
 
 
 class VerifiedExperiment(MLflowExperiment):
@@ -153,28 +175,26 @@ class VerifiedExpManager(MLflowExpManager):
         For a ``file:`` URI.
     """
 
+    active_experiment: Any
+
     def __init__(self, uri: str, default_exp_name: str = "llm_alpha") -> None:
         if uri.startswith("file:") or "://" not in uri:
             raise ConfigError(
                 f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no "
                 "longer writes file stores: change qlib_init.exp_manager.kwargs.uri"
             )
-        super().__init__(uri, default_exp_name)
-        self.database = _database(uri)
-        if self.database is not None:
-            self.database.parent.mkdir(parents=True, exist_ok=True)
-            # Two runs that start together would both create the schema, and one of them would fail.
-            with FileLock(f"{self.database}.lock"):
-                mlflow.tracking.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+        super().__init__(_absolute(uri), default_exp_name)
+        self.database = _create_store(self.uri)
 
     def create_exp(self, experiment_name: str | None = None) -> VerifiedExperiment:
         """Create an experiment whose artifacts lie beside the database."""
         if experiment_name is None:
             raise ConfigError("create_exp was given no experiment name; give one, or set default_exp_name")
         location = None
-        if self.database is not None:
+        database = _create_store(self.uri)  # not always that of the constructor: a run may name a URI of its own
+        if database is not None:
             folder = re.sub(r"[^\w.-]", "_", experiment_name)
-            location = (self.database.parent / "mlartifacts" / folder).as_uri()
+            location = (database.parent / "mlartifacts" / folder).as_uri()
         try:
             experiment_id = self.client.create_experiment(experiment_name, artifact_location=location)
         except MlflowException as error:
@@ -188,14 +208,41 @@ class VerifiedExpManager(MLflowExpManager):
         return VerifiedExperiment(found.id, found.name, self.uri)
 
     def _end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
-        was_active = self.active_experiment is not None
-        super()._end_exp(recorder_status=recorder_status)
-        if was_active:
-            logger.info("Run %s. Look at it with: mlflow ui --backend-store-uri %s", recorder_status.lower(), self.uri)
+        experiment = self.active_experiment
+        if experiment is None:
+            return
+        recorder = experiment.active_recorder
+        try:
+            super()._end_exp(recorder_status=recorder_status)
+        finally:
+            # A run that ends with an error has ended all the same: the next one may start.
+            experiment.active_recorder = None
+            self.active_experiment = None
+            status = recorder_status if recorder is None else recorder.status
+            logger.info("Run %s. Look at it with: mlflow ui --backend-store-uri %s", status.lower(), self.uri)
+
+
+def _absolute(uri: str) -> str:
+    """Fix a relative database to the working directory of now: SQLite would follow the process around."""
+    database = _database(uri)
+    _, mark, options = uri.partition("?")
+    return uri if database is None else f"{SQLITE}{database}{mark}{options}"
+
+
+def _create_store(uri: str) -> Path | None:
+    """Create the database of a URI once, and return its path; None for a server."""
+    database = _database(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Two runs that start together would both create the schema, and one of them would fail.
+        with FileLock(f"{database}.lock"):
+            mlflow.tracking.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    return database
 
 
 def _database(uri: str) -> Path | None:
-    return Path(uri[len(SQLITE) :]).absolute() if uri.startswith(SQLITE) else None
+    path, _, _ = uri.partition("?")
+    return Path(path[len(SQLITE) :]).absolute() if path.startswith(SQLITE) else None
 
 
 def _same(logged: float, found: float | None) -> bool:

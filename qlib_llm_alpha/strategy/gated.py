@@ -92,12 +92,20 @@ class GatedTopkStrategy(BaseSignalStrategy):
 
     def score(self, signal: pd.DataFrame | pd.Series) -> pd.Series:
         """Return the score of each name: the first column, or the mixture under today's weights."""
-        if self.model is None or isinstance(signal, pd.Series):
+        if self.model is None:
             first: pd.Series = signal if isinstance(signal, pd.Series) else signal.iloc[:, 0]
             return first
+        names = list(self.model.fitted().names)
+        given = [] if isinstance(signal, pd.Series) else list(signal.columns)
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise ConfigError(
+                f"the signal has columns {given} and lacks the experts {missing} of the model; expected the frame "
+                "of GatedModel.predict: give <PRED> of the same run, or leave out model"
+            )
         dated, _ = self.trade_calendar.get_step_time(self.trade_calendar.get_trade_step(), shift=1)
         weights = self.model.weights(str(self.gate), np.array([np.datetime64(dated, "D")]), self._outcomes())
-        experts = signal[list(self.model.fitted().names)].to_numpy(np.float64).T[:, None, :]
+        experts = signal[names].to_numpy(np.float64).T[:, None, :]
         mixed: pd.Series = pd.Series(mix(experts, weights)[0], index=signal.index)
         return mixed
 
@@ -105,6 +113,11 @@ class GatedTopkStrategy(BaseSignalStrategy):
         if self.model is None or self.gate != "trailing_ic":
             return None
         if self.outcomes is None:
+            if not isinstance(self.predictions, pd.DataFrame):
+                raise ConfigError(
+                    f"the trailing_ic gate was given a signal of type {type(self.predictions).__name__}; expected the "
+                    "frame of GatedModel.predict, from which it takes what the experts earned: give <PRED>"
+                )
             # All at once; a gate reads at t only what is dated t-2 and earlier.
             self.outcomes = self.model.realised(self.predictions)
         return self.outcomes
