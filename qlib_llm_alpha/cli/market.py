@@ -44,15 +44,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _described(path: Path, manifest: dict[str, Any], *, written: bool) -> str:
+def _described(path: Path, told: dict[str, Any], *, written: bool) -> str:
     verb = "written to" if written else "verified, already at"
     return "\n".join(
         [
-            f"Embedded market ({manifest['kind']}, seed {manifest['seed']}) {verb} {path}",
-            f"  {manifest['listed']} of {manifest['instruments']} instruments ever listed, {manifest['delisted']} delisted, "
-            f"index SH000300, {manifest['trading_days']} trading days from {manifest['first_day']} to {manifest['last_day']}",
+            f"Embedded market ({told['kind']}, seed {told['seed']}) {verb} {path}",
+            f"  {told['listed']} of {told['instruments']} instruments ever listed, {told['delisted']} delisted; "
+            f"index SH000300; {told['trading_days']} trading days from {told['first_day']} to {told['last_day']}",
             "  markets: all, csi300; fields: $open $high $low $close $volume $vwap $amount $factor $change $shares "
             "$industry $st; accounts: P($$eps_q) and others",
-            f"  content {manifest['sha256'][:16]}, {manifest['files']} files; use: provider_uri: {path}",
+            f"  content {told['sha256'][:16]}, {told['files']} files; use: provider_uri: {path}",
         ]
     )

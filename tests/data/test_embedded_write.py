@@ -14,6 +14,7 @@ from qlib.data import D
 from qlib.utils import read_period_data
 
 from qlib_llm_alpha.cli import market as market_command
+from qlib_llm_alpha.data.check import check_provider
 from qlib_llm_alpha.data.embedded.plants import PLANTS
 from qlib_llm_alpha.data.embedded.simulate import planted_factors
 from qlib_llm_alpha.data.embedded.write import INDEX_CODE, content_hash, ensure_market, fields, index_fields
@@ -77,6 +78,10 @@ def test_other_arguments_are_refused_until_forced(tmp_path: Path) -> None:
     assert forced.manifest["kind"] == "noise"
     assert not ensure_market(tmp_path / "m", kind="noise", **TINY).written
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_checker_of_providers_finds_nothing_to_mend(provider: Path) -> None:
+    assert not check_provider(provider).findings
 
 
 def test_a_changed_file_is_found(tmp_path: Path) -> None:

@@ -220,15 +220,17 @@ def _replace(out: Path, market: Market, wanted: dict[str, Any]) -> dict[str, Any
         }
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if out.exists():
-            _refuse_strangers(out)
+            _present(out)  # refuses what came to lie there meanwhile and is no market
             out.rename(scratch / "old")
-        fresh.rename(out)
+        try:
+            fresh.rename(out)
+        except OSError as error:
+            # Another process was faster; that is well when it wrote the same market.
+            if _present(out) != manifest:
+                raise ProviderError(
+                    f"{str(out)!r} was taken by something else while the market was being written: choose another --out"
+                ) from error
     return manifest
-
-
-def _refuse_strangers(out: Path) -> None:
-    """Stop when something else came to lie at ``out`` while the market was being written."""
-    _present(out)
 
 
 @contextlib.contextmanager
