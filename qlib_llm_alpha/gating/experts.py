@@ -132,23 +132,33 @@ class LinearPredictor:
 
 @dataclass(frozen=True)
 class SingleFactorLearner:
-    """One factor, turned so that its mean IC on the fitted rows is positive.
+    """One factor, turned by a stated sign, or so that its mean IC on the fitted rows is positive.
+
+    A stated sign keeps the expert the same in every fold. A learned one may flip between folds of a factor whose sign
+    follows the market, and a gate cannot learn when to trust an expert that changes what it says.
 
     Attributes
     ----------
     column : int
         Which feature.
+    sign : int
+        1 or -1, the direction of the hypothesis; 0 learns it.
     """
 
     column: int = 0
+    sign: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sign not in {-1, 0, 1}:
+            raise ConfigError(f"sign is {self.sign!r}; expected 1, -1, or 0 to learn it from the fitted rows")
 
     def fit(self, features: Array, label: Array, tune: Rows | None = None) -> LinearPredictor:
-        """Find the sign; `tune` is not read."""
+        """Find the sign unless it is stated; `tune` is not read."""
         if not 0 <= self.column < features.shape[-1]:
             raise PanelError(f"column is {self.column!r}; the features have {features.shape[-1]} columns, from 0")
         x, y = _usable(features, label)
         coefficients = np.zeros(x.shape[1])
-        coefficients[self.column] = 1.0 if np.nansum(x[:, self.column] * y) >= 0 else -1.0
+        coefficients[self.column] = self.sign or (1.0 if np.nansum(x[:, self.column] * y) >= 0 else -1.0)
         return SingleFactorPredictor(coefficients)
 
 

@@ -139,3 +139,15 @@ def test_a_lightgbm_expert_on_pure_noise_earns_no_weight_above_its_prior(seed):
     assert chosen.weights(state).mean(axis=0)[2] <= prior[2] + 1e-12
     free = SoftmaxGate(Penalty(kl=0.05, ridge=0.001)).fit(stats, state, static.learned)
     assert free.weights(state).mean(axis=0)[2] <= static.learned[2] + 1e-12
+
+
+def test_a_stated_sign_is_kept_whatever_the_rows_say() -> None:
+    features = np.array([[1.0], [2.0], [3.0]])
+    label = np.array([-1.0, -2.0, -3.0])
+    assert SingleFactorLearner(0, sign=1).fit(features, label).predict(features).tolist() == [1.0, 2.0, 3.0]
+    assert SingleFactorLearner(0).fit(features, label).predict(features).tolist() == [-1.0, -2.0, -3.0]
+
+
+def test_a_sign_other_than_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sign is 2"):
+        SingleFactorLearner(0, sign=2)
