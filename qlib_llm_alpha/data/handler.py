@@ -75,6 +75,7 @@ class FactorSetHandler(DataHandlerLP):
         codes = check_universe(instruments, freq=freq)
         check_dates(start_time, end_time, what="handler start_time, end_time", freq=freq)
         days = len(D.calendar(start_time, end_time, freq=freq))
+        check_dates(fit_start_time, fit_end_time, what="handler fit_start_time, fit_end_time", freq=freq)
         self.labels = tuple(check_label(text, days=days) for text in label_config[0])
         check_fields(self.factor_set.fields, codes, freq=freq)
         super().__init__(
@@ -82,7 +83,12 @@ class FactorSetHandler(DataHandlerLP):
             start_time=start_time,
             end_time=end_time,
             data_loader=FactorSetLoader(
-                self.factor_set, label_config, filter_pipe=filter_pipe, freq=freq, inst_processors=inst_processors
+                self.factor_set,
+                # Only text that our parser printed reaches Qlib, which evaluates it.
+                ([label.qlib for label in self.labels], label_config[1]),
+                filter_pipe=filter_pipe,
+                freq=freq,
+                inst_processors=inst_processors,
             ),
             infer_processors=check_transform_proc(list(infer_processors), fit_start_time, fit_end_time),
             learn_processors=check_transform_proc(list(learn_processors), fit_start_time, fit_end_time),

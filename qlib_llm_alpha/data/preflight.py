@@ -6,7 +6,7 @@ study built on either is wrong without a word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -55,20 +55,17 @@ def check_dates(start: object, end: object, *, what: str, freq: str = "day") -> 
 
 
 def check_universe(instruments: object, *, freq: str = "day") -> list[str]:
-    """Return the codes of a universe; refuse an unknown market, an empty one and a single instrument."""
+    """Return the codes of a universe; refuse an unknown market or code, an empty universe and a single instrument."""
     root = provider_root(freq)
     if isinstance(instruments, str):
-        known = sorted(path.stem for path in (root / "instruments").glob("*.txt"))
-        if instruments.lower() not in known:
-            raise ProviderError(
-                f"universe {instruments!r}: the provider has {known}; choose one of them or add "
-                f"instruments/{instruments.lower()}.txt"
-            )
+        _check_market(root, instruments)
         codes = list(D.list_instruments(D.instruments(instruments), as_list=True, freq=freq))
-    elif isinstance(instruments, dict):
+    elif isinstance(instruments, Mapping) and "market" in instruments:
+        _check_market(root, str(instruments["market"]))
         codes = list(D.list_instruments(instruments, as_list=True, freq=freq))
     elif isinstance(instruments, Iterable):
         codes = [str(code) for code in instruments]
+        _check_codes(root, codes)
     else:
         raise ConfigError(f"instruments {instruments!r}: expected a market name, a list of codes or a Qlib config")
     if len(codes) < 2:
@@ -116,6 +113,24 @@ def check_label(text: str, *, days: int) -> Expression:
             "horizon or lengthen the segment"
         )
     return label
+
+
+def _check_market(root: Path, market: str) -> None:
+    known = sorted(path.stem for path in (root / "instruments").glob("*.txt"))
+    if market.lower() not in known:
+        raise ProviderError(
+            f"universe {market!r}: the provider has {known}; choose one of them or add instruments/{market.lower()}.txt"
+        )
+
+
+def _check_codes(root: Path, codes: Sequence[str]) -> None:
+    features = root / "features"
+    unknown = [code for code in codes if not (features / code.lower()).is_dir()] if features.is_dir() else []
+    if unknown:
+        raise ProviderError(
+            f"instruments {unknown[:5]!r} ({len(unknown)} of {len(codes)}) have no bars in the provider; expected "
+            "codes such as those of instruments/all.txt: correct them or import their bars"
+        )
 
 
 def _field_file(root: Path, code: str, field: str, freq: str) -> Path:

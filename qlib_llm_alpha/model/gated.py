@@ -20,9 +20,11 @@ from qlib_llm_alpha.data.market_state import load_market_context
 from qlib_llm_alpha.engine.panel import Panel
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
+from qlib_llm_alpha.factor.expression import Expression, parse
 from qlib_llm_alpha.gating.experts import ExpertSpec
 from qlib_llm_alpha.gating.mixture import (
     GATES,
+    SINGLE,
     STATE,
     FactorPanel,
     FittedMixture,
@@ -34,6 +36,8 @@ from qlib_llm_alpha.gating.mixture import (
 from qlib_llm_alpha.gating.sufficient import Array, Days, SufficientStatistics
 
 logger = logging.getLogger("qlib.gated")
+
+SCORE = "score"
 
 
 class GatedModel(Model):
@@ -85,6 +89,8 @@ class GatedModel(Model):
     ) -> None:
         if gate not in GATES:
             raise ConfigError(f"gate {gate!r} is unknown; expected one of {list(GATES)}")
+        for given in () if experts is None else experts:
+            _check_expert(given)
         self.gate = gate
         self.benchmark = benchmark
         self.experts = experts
@@ -109,11 +115,12 @@ class GatedModel(Model):
             raise ConfigError("segments have no 'valid'; GatedModel chooses the gate's penalty on it: add its dates")
         handler = dataset.handler
         self.instruments = handler.instruments
-        if isinstance(handler, FactorSetHandler):
-            self.horizon, self.label = handler.label_horizon, handler.labels[0].qlib
+        label = _label_expression(handler)
+        self.horizon, self.label = label.lookahead, label.qlib
+        settings = self._settings(_feature_names(dataset))
         panel = self._panel(dataset, ["train", "valid"])
         self.context = load_market_context(self.instruments, self.benchmark, pd.Timestamp(walls.tune.end))
-        self.mixture = fit_mixture(panel, walls, self.context, self._settings(panel.names))
+        self.mixture = fit_mixture(panel, walls, self.context, settings)
         for expert in self.mixture.experts:
             logger.info("expert %s: %s", expert.spec.name, ", ".join(expert.factors))
         return self
@@ -127,7 +134,7 @@ class GatedModel(Model):
         experts = _like(features, panel, dict(zip(mixture.names, scores, strict=True)))
         outcomes = self.realised(experts) if self.gate == "trailing_ic" else None
         weights = self.weights(self.gate, panel.days, outcomes)
-        experts.insert(0, "score", _like(features, panel, {"score": mix(scores, weights)})["score"])
+        experts.insert(0, SCORE, _like(features, panel, {SCORE: mix(scores, weights)})[SCORE])
         return experts
 
     def realised(self, predictions: pd.DataFrame) -> SufficientStatistics:
@@ -197,14 +204,25 @@ class GatedModel(Model):
         )
 
 
+def _label_expression(handler: Any) -> Expression:
+    """Return the label of a handler, ours or a stock one, because its horizon decides what may be fitted on."""
+    if isinstance(handler, FactorSetHandler):
+        return handler.labels[0]
+    fields = getattr(getattr(handler, "data_loader", None), "fields", None)
+    if isinstance(fields, Mapping) and "label" in fields:
+        return parse(fields["label"][0][0], allow_future=True)
+    logger.warning("%s does not say what its label is; taken for %s", type(handler).__name__, LABEL)
+    return parse(LABEL, allow_future=True)
+
+
+def _feature_names(dataset: DatasetH) -> tuple[str, ...]:
+    columns = dataset.handler.get_cols(col_set="feature")
+    return tuple(str(name) for name in columns)
+
+
 def _specs(experts: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> tuple[ExpertSpec, ...]:
     specs = []
     for given in experts:
-        unknown = sorted(set(given) - {"name", "preference", "learner", "params", "factor"})
-        if unknown or "name" not in given or "learner" not in given:
-            raise ConfigError(
-                f"expert {dict(given)!r}: expected name and learner, and of preference, params, factor what is needed"
-            )
         params = dict(given.get("params", {}))
         if "factor" in given:
             if given["factor"] not in names:
@@ -212,6 +230,23 @@ def _specs(experts: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> tupl
             params["column"] = names.index(given["factor"])
         specs.append(ExpertSpec(str(given["name"]), str(given.get("preference", "")), str(given["learner"]), params))
     return tuple(specs)
+
+
+def _check_expert(given: Mapping[str, Any]) -> None:
+    unknown = sorted(set(given) - {"name", "preference", "learner", "params", "factor"})
+    if unknown or "name" not in given or "learner" not in given:
+        raise ConfigError(
+            f"expert {dict(given)!r}: expected name and learner, and of preference, params, factor what is needed"
+        )
+    if given["name"] == SCORE:
+        raise ConfigError(f"an expert is named {SCORE!r}, which is the mixture's own column; give it another name")
+    if (given["learner"] == SINGLE) != ("factor" in given):
+        raise ConfigError(
+            f"expert {given['name']!r} has the learner {given['learner']!r} and factor {given.get('factor')!r}; "
+            f"the learner {SINGLE!r} and the name of a factor belong together"
+        )
+    # Refuses an unknown learner, or a setting that it does not have, before any data are loaded.
+    ExpertSpec(str(given["name"]), str(given.get("preference", "")), str(given["learner"]), given.get("params", {}))
 
 
 def _categories(handler: Any) -> dict[str, str]:

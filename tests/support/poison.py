@@ -37,9 +37,7 @@ def poisoned(market: Market, after: str, seed: int = 1) -> Market:
         **new,
         listed=listed,
         member=member,
-        index=replace(
-            index, **{name: _joined(getattr(index, name), bar[:, 0], cut) for name, bar in index_bars.items()}
-        ),
+        index=replace(market.index, **index),
         accounts=_other_accounts(market.accounts, np.datetime64(after, "D"), rng),
     )
 
