@@ -14,7 +14,7 @@ from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.gating.mixture import mix
 from qlib_llm_alpha.gating.sufficient import SufficientStatistics
 from qlib_llm_alpha.model.gated import GatedModel
-from qlib_llm_alpha.strategy.selection import choose_trades
+from qlib_llm_alpha.strategy.selection import Trades, choose_trades
 
 
 class GatedTopkStrategy(BaseSignalStrategy):
@@ -88,7 +88,7 @@ class GatedTopkStrategy(BaseSignalStrategy):
             topk=self.topk,
             n_drop=self.n_drop,
         )
-        return TradeDecisionWO(self._orders(trades.sell, trades.buy, start, end), self)
+        return TradeDecisionWO(self._orders(trades, start, end), self)
 
     def score(self, signal: pd.DataFrame | pd.Series) -> pd.Series:
         """Return the score of each name: the first column, or the mixture under today's weights."""
@@ -122,22 +122,22 @@ class GatedTopkStrategy(BaseSignalStrategy):
             self.outcomes = self.model.realised(self.predictions)
         return self.outcomes
 
-    def _orders(self, sell: tuple[str, ...], buy: tuple[str, ...], start: Any, end: Any) -> list[Order]:
+    def _orders(self, trades: Trades, start: Any, end: Any) -> list[Order]:
         exchange = self.trade_exchange
         position = copy.deepcopy(self.trade_position)
         cash = position.get_cash()
         sales = []
         # In the order of Qlib's own strategy: the cash, and with it a rounded lot, depends on the order of a sum.
-        for code in [code for code in position.get_stock_list() if code in sell]:
+        for code in [code for code in position.get_stock_list() if code in trades.sell]:
             order = Order(code, position.get_stock_amount(code), OrderDir.SELL, start, end)
             if exchange.check_order(order):
                 sales.append(order)
                 value, cost, _ = exchange.deal_order(order, position=position)
                 cash += value - cost
         purchases = []
-        for code in buy:
+        for code in trades.buy:
             price = exchange.get_deal_price(code, start, end, direction=OrderDir.BUY)
             factor = exchange.get_factor(code, start, end)
-            amount = exchange.round_amount_by_trade_unit(cash * self.risk_degree / len(buy) / price, factor)
+            amount = exchange.round_amount_by_trade_unit(cash * self.risk_degree / trades.parts / price, factor)
             purchases.append(Order(code, amount, OrderDir.BUY, start, end))
         return [*sales, *purchases]

@@ -10,10 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Trades:
-    """Names to sell whole, and names to buy with equal cash, best score first."""
+    """Names to sell whole, and names to buy, best score first.
+
+    Each purchase gets an equal part of the cash: one of `parts`, which counts the names that were wanted and cannot be
+    bought today, so that their cash waits for them and doubles no other name.
+    """
 
     sell: tuple[str, ...]
     buy: tuple[str, ...]
+    parts: int
 
 
 def choose_trades(
@@ -50,7 +55,7 @@ def choose_trades(
     """
     known = {name: score for name, score in scores.items() if not np.isnan(score)}
     if not known:
-        return Trades((), ())
+        return Trades((), (), 0)
 
     def order(name: str) -> tuple[float, str]:
         return (-known[name] if name in known else np.inf, name)
@@ -60,6 +65,5 @@ def choose_trades(
     worst = sorted([*held, *candidates], key=order)[-n_drop:] if n_drop else []
     leaving = [name for name in worst if name in held]
     sell = tuple(name for name in leaving if name in sellable)
-    places = min(len(leaving), len(sell)) + topk - len(held)
-    buy = tuple(name for name in candidates[: max(places, 0)] if name in buyable)
-    return Trades(sell, buy)
+    wanted = candidates[: max(len(sell) + topk - len(held), 0)]
+    return Trades(sell, tuple(name for name in wanted if name in buyable), len(wanted))

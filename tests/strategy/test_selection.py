@@ -46,6 +46,7 @@ def test_with_everything_tradable_the_trades_are_those_of_qlibs_rule(
     sell, buy = qlib_rule(pd.Series(scores), held, topk, n_drop)
     assert set(trades.sell) == sell
     assert list(trades.buy) == buy
+    assert trades.parts == len(buy)
 
 
 @given(days(), st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES)), st.sets(st.sampled_from(NAMES)))
@@ -92,29 +93,36 @@ def test_the_inputs_are_left_as_they_were_and_a_second_call_gives_the_same() -> 
 
 @pytest.mark.parametrize("scores", [{}, {"a": math.nan, "b": math.nan}])
 def test_a_day_without_any_score_trades_nothing(scores: dict[str, float]) -> None:
-    assert choose_trades(scores, ["a"], ["a"], ["b"], topk=2, n_drop=1) == Trades((), ())
+    assert choose_trades(scores, ["a"], ["a"], ["b"], topk=2, n_drop=1) == Trades((), (), 0)
 
 
 def test_a_name_held_without_a_score_goes_first() -> None:
     trades = choose_trades({"a": 2.0, "b": 1.0, "d": 3.0}, ["a", "b", "c"], ["a", "b", "c"], ["d"], topk=3, n_drop=1)
-    assert trades == Trades(("c",), ("d",))
+    assert trades == Trades(("c",), ("d",), 1)
 
 
 def test_a_name_that_cannot_be_sold_keeps_its_place() -> None:
     scores = {"a": 9.0, "b": 8.0, "c": 1.0, "d": 0.0}
-    assert choose_trades(scores, ["c", "d"], ["c", "d"], ["a", "b"], topk=2, n_drop=2) == Trades(("c", "d"), ("a", "b"))
-    assert choose_trades(scores, ["c", "d"], ["c"], ["a", "b"], topk=2, n_drop=2) == Trades(("c",), ("a",))
+    assert choose_trades(scores, ["c", "d"], ["c", "d"], ["a", "b"], topk=2, n_drop=2) == Trades(
+        ("c", "d"), ("a", "b"), 2
+    )
+    assert choose_trades(scores, ["c", "d"], ["c"], ["a", "b"], topk=2, n_drop=2) == Trades(("c",), ("a",), 1)
 
 
 def test_a_name_at_its_upper_limit_is_not_replaced_by_a_worse_one() -> None:
     scores = {"a": 9.0, "b": 8.0, "c": 7.0, "d": 0.0}
-    assert choose_trades(scores, ["d"], ["d"], ["b", "c"], topk=1, n_drop=1) == Trades(("d",), ())
+    assert choose_trades(scores, ["d"], ["d"], ["b", "c"], topk=1, n_drop=1) == Trades(("d",), (), 1)
+
+
+def test_the_cash_of_a_name_that_cannot_be_bought_doubles_no_other() -> None:
+    scores = {"a": 9.0, "b": 8.0, "c": 7.0}
+    assert choose_trades(scores, [], [], ["a", "c"], topk=2, n_drop=1) == Trades((), ("a",), 2)
 
 
 def test_more_than_topk_held_is_worked_down_by_n_drop_a_day() -> None:
     scores = {name: float(score) for score, name in enumerate("abcde")}
     trades = choose_trades(scores, list("abcde"), list("abcde"), [], topk=2, n_drop=2)
-    assert trades == Trades(("b", "a"), ())
+    assert trades == Trades(("b", "a"), (), 0)
 
 
 @given(st.integers(0, 2**32 - 1))

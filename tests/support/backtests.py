@@ -8,7 +8,7 @@ import pandas as pd
 from qlib.backtest import backtest
 from qlib.data import D
 
-from tests.support.provider import BENCHMARK, END, TEST
+from tests.support.provider import BENCHMARK, TEST
 
 EXECUTOR = {
     "class": "SimulatorExecutor",
