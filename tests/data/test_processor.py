@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from qlib_llm_alpha.data.processor import DailyInf
+
+
+def frame_of(values: list[list[float]], group: str = "feature") -> pd.DataFrame:
+    days = pd.date_range("2020-01-06", periods=len(values))
+    index = pd.MultiIndex.from_product([days, list("abcd")], names=["datetime", "instrument"])
+    column = pd.MultiIndex.from_tuples([(group, "x")])
+    return pd.DataFrame(np.array(values, dtype=float).reshape(-1, 1), index=index, columns=column)
+
+
+def treated(values: list[list[float]], group: str = "feature") -> list[list[float]]:
+    result: list[list[float]] = DailyInf()(frame_of(values, group)).to_numpy().reshape(-1, 4).tolist()
+    return result
+
+
+INF, NAN = np.inf, np.nan
+
+
+def test_infinite_values_take_the_ends_of_their_own_day() -> None:
+    assert treated([[1, INF, -INF, 5], [100, 200, INF, 300]]) == [[1, 5, 1, 5], [100, 200, 300, 300]]
+
+
+def test_missing_values_stay_missing() -> None:
+    np.testing.assert_array_equal(treated([[NAN, INF, 2, NAN]]), [[NAN, 2, 2, NAN]])
+
+
+def test_a_day_without_a_finite_value_becomes_missing() -> None:
+    np.testing.assert_array_equal(treated([[INF, -INF, NAN, INF], [1, 2, 3, 4]]), [[NAN] * 4, [1, 2, 3, 4]])
+
+
+def test_only_its_group_is_treated() -> None:
+    assert treated([[1, INF, 2, 3]], group="label") == [[1, INF, 2, 3]]
+
+
+def test_rows_in_any_order_give_the_same() -> None:
+    frame = frame_of([[1, INF, -INF, 5], [7, INF, 3, 4]])
+    shuffled = frame.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(DailyInf()(shuffled.copy()).sort_index(), DailyInf()(frame.copy()))
+
+
+def test_prediction_is_treated_as_training_is() -> None:
+    assert DailyInf().is_for_infer()
+    assert not DailyInf().readonly()
