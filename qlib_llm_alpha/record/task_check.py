@@ -91,7 +91,7 @@ def check_task(task: Mapping[str, Any]) -> None:
 def _check_settings(settings: Any) -> None:
     """Refuse what looks like a misspelt key of ``qlib_init``; Qlib warns of it and goes on without."""
     known = {*_default_config, *_default_region_config["cn"], *(key for mode in MODE_CONF.values() for key in mode)}
-    for key in settings:
+    for key in getattr(settings, "_config", settings):
         close = difflib.get_close_matches(str(key), known, n=1, cutoff=SIMILAR)
         if key not in known and close:
             raise ConfigError(f"qlib_init: unknown key {key!r}; did you mean {close[0]!r}? Mend the name")
