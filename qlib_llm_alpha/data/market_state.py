@@ -69,16 +69,16 @@ def _field(codes: list[str], field: str, days: pd.DatetimeIndex, freq: str) -> p
     return aligned
 
 
-def _members(instruments: Any, names: tuple[str, ...], days: pd.DatetimeIndex, freq: str) -> NDArray[np.bool_] | None:
+def _members(instruments: Any, names: tuple[str, ...], days: pd.DatetimeIndex, freq: str) -> NDArray[np.bool_]:
+    mask = np.zeros((len(days), len(names)), dtype=np.bool_, order="F")
     if not isinstance(instruments, (str, dict)):
-        return None
+        return ~mask
     spans: dict[str, Any]
     if isinstance(instruments, dict) and "market" not in instruments:
         spans = instruments
     else:
         config = D.instruments(instruments) if isinstance(instruments, str) else instruments
         spans = D.list_instruments(config, start_time=days[0], end_time=days[-1], freq=freq)
-    mask = np.zeros((len(days), len(names)), dtype=np.bool_, order="F")
     for column, name in enumerate(names):
         for first, last in spans.get(name, []):
             mask[:, column] |= (days >= pd.Timestamp(first)) & (days <= pd.Timestamp(last))

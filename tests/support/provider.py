@@ -46,22 +46,22 @@ def write_small_market(out: Path, kind: str = "planted") -> Path:
 
 def open_provider(root: Path, store: Path | None = None) -> Path:
     """Point Qlib at a provider unless it looks there already; `store` is the folder of the recorder's database."""
+    manager = {}
+    if store is not None:
+        manager["exp_manager"] = {
+            "class": "VerifiedExpManager",
+            "module_path": "qlib_llm_alpha.record.tracking",
+            "kwargs": {"uri": f"sqlite:///{store / 'mlflow.db'}", "default_exp_name": "tests"},
+        }
     opened = bool(C.registered) and Path(str(C.dpm.get_data_uri("day"))) == root
-    if not opened:
-        settings: dict[str, Any] = {}
-        if store is not None:
-            settings["exp_manager"] = {
-                "class": "VerifiedExpManager",
-                "module_path": "qlib_llm_alpha.record.tracking",
-                "kwargs": {"uri": f"sqlite:///{store / 'mlflow.db'}", "default_exp_name": "tests"},
-            }
+    if not opened or (manager and C.exp_manager != manager["exp_manager"]):
         qlib.init(
             provider_uri=str(root),
             region="cn",
             kernels=1,
             custom_ops=list(OPERATORS),
             logging_level=logging.ERROR,
-            **settings,
+            **manager,
         )
     return root
 
