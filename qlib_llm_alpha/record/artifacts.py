@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from qlib.workflow.recorder import Recorder
@@ -45,13 +46,15 @@ def metric_name(*parts: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it; NaN becomes None, infinities become text."""
+    """Return a value as JSON has it; NaN and NaT become None, infinities and dates text, arrays lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()
+    if value is pd.NaT or (isinstance(value, np.datetime64) and np.isnat(value)):
+        return None
+    if hasattr(value, "tolist") and not isinstance(value, np.datetime64):
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
