@@ -55,6 +55,8 @@ STATE = (
     "turnover_60",
     "correlation_20",
 )
+PERMUTATION_BLOCK = 60
+"""Days of market state that are moved together in the permutation test."""
 STOPPING_SHARE = 0.2
 """Part of a fold's training days that is held out for early stopping inside the fold."""
 
@@ -279,6 +281,13 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
     rows = np.flatnonzero(train)
     folds = expanding_folds(panel.days[rows], settings.n_folds, settings.horizon, settings.min_train)
 
+    predicted = int(sum(fold.predict.sum() for fold in folds))
+    if settings.permutations and predicted < 2 * PERMUTATION_BLOCK:
+        raise ConfigError(
+            f"train leaves {predicted} out-of-fold days after min_train {settings.min_train}; the permutation test "
+            f"needs {2 * PERMUTATION_BLOCK}: lengthen train, lower min_train, or leave the test out by permutations: 0"
+        )
+
     def fit_predict(fit_on: Mask, predict: Mask) -> Array:
         """Select and fit on a fold's training days alone; a part of them stops the trees."""
         known = rows[fit_on]
@@ -302,7 +311,14 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
     tested = None
     if settings.permutations:
         # The penalty of the test is fixed beforehand: with the ladder's choice it could pass by being the prior.
-        tested = permutation_test(softmax, search, search_state, permutations=settings.permutations, seed=settings.seed)
+        tested = permutation_test(
+            softmax,
+            search,
+            search_state,
+            permutations=settings.permutations,
+            block=PERMUTATION_BLOCK,
+            seed=settings.seed,
+        )
         logger.info(tested.sentence)
     gates: dict[str, Gate] = {
         "equal": EqualGate().fit(search, search_state),
