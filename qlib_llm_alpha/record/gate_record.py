@@ -170,6 +170,7 @@ class GateRecord(RecordTemp):
                 pd.DataFrame(excess)[[self.model.gate, *[c for c in excess if c != self.model.gate]]],
                 title="Excess return over the benchmark after costs on test, summed; a backtest, not a promise",
                 ylabel="sum of daily excess returns",
+                comparisons=GATES,
             ),
         }
 
