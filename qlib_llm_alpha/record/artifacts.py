@@ -41,8 +41,8 @@ def save_files(recorder: Recorder, folder: str, files: Mapping[str, Any]) -> Non
 
 
 def metric_name(*parts: str) -> str:
-    """Join parts to a metric name that MLflow takes: letters, digits, ``_ - . /`` and space."""
-    return ".".join(re.sub(r"[^\w\-./ ]", "_", part) for part in parts)
+    """Join parts to a metric name that MLflow takes, with ``/`` between: letters, digits, ``_ - . /`` and space."""
+    return "/".join(re.sub(r"[^\w\-./ ]", "_", part) for part in parts)
 
 
 def plain(value: Any) -> Any:

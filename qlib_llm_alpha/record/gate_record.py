@@ -25,6 +25,7 @@ from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.gating.mixture import GATES, FittedMixture, mix
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.artifacts import metric_name, save_files
+from qlib_llm_alpha.report.comparison import describe_comparison
 from qlib_llm_alpha.report.gate_figure import draw_growth, draw_weights
 
 logger = logging.getLogger("qlib.gate")
@@ -36,13 +37,24 @@ EXECUTOR = {
 }
 
 
+REFERENCE = "static"
+IC_FIGURES = {
+    "ic": "IC",
+    "icir": "ICIR",
+    "rank_ic": "Rank IC",
+    "gain": "IC gain over static",
+    "t_gain": "t of IC gain over static",
+}
+
+
 class GateRecord(RecordTemp):
     """Compare the gate with each expert, with equal, static and trailing weights, on the test segment.
 
     It opens the sealed segment: after it has run, test has been looked at. Files, under ``gate/``: ``weights.parquet``
     (by gate and date), ``regime.parquet``, ``ic.json`` and ``ic.parquet`` (table and daily series), ``ladder.json``,
     ``permutation.json``, ``weights.png``, and with `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns)
-    and ``growth.png``. Metrics are named ``gate.<column>.<figure>``.
+    and ``growth.png``. Metrics are named ``<figure>/<column>``, which MLflow groups by figure, and the run's
+    description holds the table.
 
     Parameters
     ----------
@@ -78,14 +90,17 @@ class GateRecord(RecordTemp):
         sealed = Walls.from_segments(self.dataset.segments).sealed
         if sealed is None:
             raise ConfigError("segments have no 'test'; GateRecord compares on it: add its dates or leave it out")
-        opening = open_sealed(columns, label.iloc[:, 0], sealed, reference="static")
+        opening = open_sealed(columns, label.iloc[:, 0], sealed, reference=REFERENCE)
         context = self.model.market_context(panel.days[-1])
         regime = context.to_frame()["regime"].reindex(pd.DatetimeIndex(panel.days))
         files = self._files(mixture, weights, regime, opening)
+        comparison = opening.table()[list(IC_FIGURES)].rename(columns=IC_FIGURES)
         if self.config is not None:
-            files |= self._portfolios(columns)
+            traded, portfolio_files = self._portfolios(columns)
+            comparison = comparison.join(traded)
+            files |= portfolio_files
         save_files(self.recorder, self.artifact_path, files)
-        self._log(opening)
+        self._log(comparison, f"{sealed.start} to {sealed.end}")
 
     def list(self) -> list[str]:
         """Name the files that are always written."""
@@ -144,7 +159,7 @@ class GateRecord(RecordTemp):
             }
         return files
 
-    def _portfolios(self, columns: pd.DataFrame) -> dict[str, Any]:
+    def _portfolios(self, columns: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         excess: dict[str, pd.Series] = {}
         table: list[dict[str, Any]] = []
         for name in columns.columns:
@@ -161,9 +176,7 @@ class GateRecord(RecordTemp):
                 "turnover": float(report["turnover"].mean()),
             }
             table.append({"column": name, **row})
-            finite = {key: float(value) for key, value in row.items() if np.isfinite(value)}
-            self.recorder.log_metrics(**{metric_name("gate", name, key): value for key, value in finite.items()})
-        return {
+        return pd.DataFrame(table).set_index("column"), {
             "portfolio.json": table,
             "portfolio.parquet": pd.DataFrame(excess),
             "growth.png": draw_growth(
@@ -174,17 +187,24 @@ class GateRecord(RecordTemp):
             ),
         }
 
-    def _log(self, opening: SealedOpening) -> None:
-        for row in opening.rows:
-            figures = {"IC": row.ic, "Rank IC": row.rank_ic, "ICIR": row.icir, "IC gain over static": row.gain}
-            finite = {key: value for key, value in figures.items() if np.isfinite(value)}
-            self.recorder.log_metrics(**{metric_name("gate", row.column, key): value for key, value in finite.items()})
+    def _log(self, comparison: pd.DataFrame, period: str) -> None:
+        metrics = {
+            metric_name(str(figure), str(column)): float(value)
+            for figure, values in comparison.items()
+            for column, value in values.items()
+            if np.isfinite(value)
+        }
         permutation = self.model.fitted().permutation
+        finding = "" if permutation is None else permutation.sentence
         if permutation is not None:
-            self.recorder.log_metrics(**{"gate.permutation p": permutation.p_value})
-            logger.info("On train, out of fold: %s", permutation.sentence)
-        table = opening.table()[["n_days", "ic", "icir", "rank_ic", "gain", "t_gain"]]
-        logger.info("On test:\n%s", table.round(4).to_string())
+            metrics["permutation p"] = permutation.p_value
+            logger.info("On train, out of fold: %s", finding)
+        self.recorder.log_metrics(**metrics)
+        description = describe_comparison(
+            comparison, gate=self.model.gate, reference=REFERENCE, period=period, finding=finding
+        )
+        self.recorder.set_tags(**{"mlflow.note.content": description})
+        logger.info("On test:\n%s", comparison.round(4).to_string())
 
 
 def _trade(config: Mapping[str, Any], column: pd.DataFrame) -> pd.DataFrame:

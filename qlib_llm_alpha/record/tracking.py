@@ -201,6 +201,8 @@ class VerifiedExpManager(MLflowExpManager):
             if error.error_code == "RESOURCE_ALREADY_EXISTS":
                 raise ExpAlreadyExistError from error
             raise
+        # Without a kind MLflow's pages open in their view for language models, where metrics are hard to find.
+        self.client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
         return VerifiedExperiment(experiment_id, experiment_name, self.uri)
 
     def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> VerifiedExperiment:

@@ -75,9 +75,9 @@ def test_every_column_is_traded_under_one_rule_and_the_metrics_are_those_of_the_
     assert list(portfolio.index) == list(table.index)
     metrics = recorded.list_metrics()
     for column in table.index:
-        assert metrics[f"gate.{column}.IC"] == table.loc[column, "ic"]
+        assert metrics[f"IC/{column}"] == table.loc[column, "ic"]
         for figure in portfolio.columns:
-            assert metrics[f"gate.{column}.{figure}"] == portfolio.loc[column, figure]
+            assert metrics[f"{figure}/{column}"] == portfolio.loc[column, figure]
     excess = pd.read_parquet(read(recorded, "portfolio.parquet"))
     assert list(excess.columns) == list(table.index)
     assert (portfolio["excess_return_with_cost"] < portfolio["excess_return_without_cost"]).all()
