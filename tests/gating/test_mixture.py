@@ -392,7 +392,7 @@ def test_a_train_segment_too_short_for_the_folds_is_refused() -> None:
 
 
 def test_a_train_segment_too_short_for_the_permutation_test_is_refused_at_once() -> None:
-    with pytest.raises(ConfigError, match="train leaves 96 out-of-fold days after min_train 100; .*permutations: 0"):
+    with pytest.raises(ConfigError, match=r"train leaves 96 out-of-fold days after min_train 100; .*permutations: 0"):
         fit(permutations=200)
 
 
