@@ -127,8 +127,9 @@ class GatedTopkStrategy(BaseSignalStrategy):
         position = copy.deepcopy(self.trade_position)
         cash = position.get_cash()
         sales = []
-        # In the order of Qlib's own strategy: the cash, and with it a rounded lot, depends on the order of a sum.
-        for code in [code for code in position.get_stock_list() if code in trades.sell]:
+        # Not in the order of Qlib's position, which is that of a set and differs between processes: the cash, and with
+        # it a rounded lot, depends on the order of a sum.
+        for code in trades.sell:
             order = Order(code, position.get_stock_amount(code), OrderDir.SELL, start, end)
             if exchange.check_order(order):
                 sales.append(order)

@@ -10,7 +10,7 @@ from qlib.data.dataset import DatasetH
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.strategy.gated import GatedTopkStrategy
-from tests.support.backtests import A_SHARE_EXCHANGE, holdings, never_suspended, run_backtest
+from tests.support.backtests import A_SHARE_EXCHANGE, WITHOUT_LOTS, holdings, never_suspended, run_backtest
 
 TOPK, N_DROP = 8, 2
 
@@ -37,17 +37,17 @@ def test_with_a_frozen_gate_the_trades_are_those_of_stock_qlib_on_the_composite(
     gate: str, model_small: GatedModel, predictions: pd.DataFrame
 ) -> None:
     ours = GatedTopkStrategy(signal=predictions, model=model_small, gate=gate, topk=TOPK, n_drop=N_DROP)
-    report, positions = run_backtest(ours)
+    report, positions = run_backtest(ours, WITHOUT_LOTS)
 
     experts = predictions[list(model_small.fitted().names)]
     days = experts.index.get_level_values("datetime").unique().sort_values()
     weights = model_small.weights(gate, days.to_numpy().astype("datetime64[D]"))
     composite = slow_composite(experts, pd.DataFrame(weights, index=days, columns=experts.columns))
     stock = TopkDropoutStrategy(signal=composite, topk=TOPK, n_drop=N_DROP, forbid_all_trade_at_limit=False)
-    stock_report, stock_positions = run_backtest(stock)
+    stock_report, stock_positions = run_backtest(stock, WITHOUT_LOTS)
 
-    pd.testing.assert_frame_equal(holdings(positions), holdings(stock_positions))
-    pd.testing.assert_frame_equal(report, stock_report)
+    pd.testing.assert_frame_equal(holdings(positions), holdings(stock_positions), rtol=1e-9)
+    pd.testing.assert_frame_equal(report, stock_report, rtol=1e-9)
     assert report["turnover"].sum() > 1
 
 

@@ -29,6 +29,8 @@ FREE_EXCHANGE: dict[str, Any] = {
         "min_cost": 5,
     },
 }
+# Without lots too: a lot is rounded from cash, whose last digit depends on the order of sales.
+WITHOUT_LOTS: dict[str, Any] = {**FREE_EXCHANGE, "kwargs": {**FREE_EXCHANGE["kwargs"], "trade_unit": None}}
 A_SHARE_EXCHANGE: dict[str, Any] = {
     "class": "AShareExchange",
     "module_path": "qlib_llm_alpha.strategy.exchange",

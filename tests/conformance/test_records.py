@@ -1,0 +1,78 @@
+"""What every record template owes Qlib; a new class in `qlib_llm_alpha.record` is found by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qlib.data.dataset import DatasetH
+from qlib.utils import init_instance_by_config
+from qlib.workflow import R
+from qlib.workflow.record_temp import RecordTemp, SignalRecord
+
+import qlib_llm_alpha.record
+from qlib_llm_alpha.errors import QlibLLMAlphaError
+from qlib_llm_alpha.model.gated import GatedModel
+from tests.conformance.subjects import subclasses
+from tests.support.tasks import gated_task
+
+WRITTEN = {".json", ".parquet", ".png", ".html", ".md"}
+# Keywords that a class takes from the workflow.
+KEYWORDS: dict[str, dict[str, Any]] = {
+    "FactorSetRecord": {},
+    "GateRecord": {"config": gated_task()["record"][4]["kwargs"]["config"]},
+}
+
+
+SUBJECTS = subclasses(qlib_llm_alpha.record, RecordTemp)
+RECORDS = pytest.mark.parametrize("kind", SUBJECTS, ids=lambda kind: kind.__name__)
+
+
+def test_there_are_records_and_each_has_its_keywords_here() -> None:
+    assert {kind.__name__ for kind in SUBJECTS} == set(KEYWORDS)
+
+
+@RECORDS
+def test_a_record_lists_what_it_writes_and_writes_plain_files_alone(
+    kind: type, model_small: GatedModel, dataset_small: DatasetH
+) -> None:
+    with R.start(experiment_name=f"conformance {kind.__name__}"):
+        recorder = R.get_recorder()
+        SignalRecord(model=model_small, dataset=dataset_small, recorder=recorder).generate()
+        before = set(files(recorder))
+        # As the trainer builds it.
+        config = {"class": kind.__name__, "module_path": kind.__module__, "kwargs": KEYWORDS[kind.__name__]}
+        record = init_instance_by_config(
+            config, recorder=recorder, try_kwargs={"model": model_small, "dataset": dataset_small}
+        )
+        record.generate()
+    written = set(files(recorder)) - before
+    assert written
+    assert {Path(path).suffix for path in written} <= WRITTEN
+    assert {Path(path).parts[0] for path in written} == {record.artifact_path}
+    assert {f"{record.artifact_path}/{name}" for name in record.list()} <= written
+
+
+@RECORDS
+def test_a_record_is_built_twice_without_effect(kind: type, qlib_small: Path) -> None:
+    """Qlib calls a constructor again after any TypeError, so it must do nothing but remember."""
+    with R.start(experiment_name="built twice"):
+        recorder = R.get_recorder()
+        before = (set(files(recorder)), recorder.list_metrics(), recorder.list_tags())
+        for _ in range(2):
+            kind(recorder=recorder, **KEYWORDS[kind.__name__])
+        assert (set(files(recorder)), recorder.list_metrics(), recorder.list_tags()) == before
+
+
+@RECORDS
+def test_a_record_says_what_it_lacks(kind: type, qlib_small: Path) -> None:
+    with pytest.raises(QlibLLMAlphaError, match="expected"), R.start(experiment_name="lacking"):
+        kind(recorder=R.get_recorder(), **KEYWORDS[kind.__name__]).generate()
+
+
+def files(recorder: Any, folder: str | None = None) -> list[str]:
+    found = []
+    for item in recorder.client.list_artifacts(recorder.id, folder):
+        found += files(recorder, item.path) if item.is_dir else [item.path]
+    return found
