@@ -32,7 +32,14 @@ def make(variant: str) -> Model:
     return next(kind for kind in MODELS if kind.__name__ == name)(**kwargs)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+# The gates differ in how they weigh, not in what is fitted: two stand for all in the fast run.
+SLOW = ("GatedModel, equal", "GatedModel, static")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in VARIANTS],
+)
 def variant(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -132,6 +132,8 @@ def test_a_label_of_ones_own_has_its_name_and_its_horizon(qlib_small: Path) -> N
     handler = small_handler(**SHORT, label=(["Ref($close,-3)/$close-1", "Ref($open,-1)/$close-1"], ["far", "near"]))
     assert handler.get_cols("label") == ["far", "near"]
     assert handler.label_horizon == 3
+    one = small_handler(**SHORT, label="Ref($close,-3)/$close-1")
+    assert (one.get_cols("label"), one.label_horizon) == (["LABEL0"], 3)
     raw = handler.fetch(col_set="label", data_key="raw")["far"].xs("SH600007", level="instrument")
     close = D.features(["SH600007"], ["$close"], START, END)["$close"].droplevel("instrument")
     day = raw.index[10]

@@ -11,6 +11,7 @@ from qlib.contrib.data.handler import Alpha158
 from qlib.data import D
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
+from qlib.data.dataset.loader import QlibDataLoader
 
 from qlib_llm_alpha.data.market_state import load_market_context
 from qlib_llm_alpha.engine.cross_section import rank_normal, zscore
@@ -226,26 +227,36 @@ def test_a_longer_label_is_purged_by_its_own_horizon(qlib_small: Path) -> None:
     assert fitted.fitted().tune.days[-1] == days[-12]
 
 
-def test_it_runs_on_qlibs_own_handler_and_reads_the_horizon_of_its_label(qlib_small: Path) -> None:
-    handler = Alpha158(
+def test_it_runs_on_a_stock_handler_and_reads_the_horizon_of_its_label(qlib_small: Path) -> None:
+    features = {"roc": "$close/Ref($close,20)", "std": "Std($close,20)/$close", "volume": "$volume/Mean($volume,20)"}
+    label = (["Ref($close, -6)/Ref($close, -1) - 1"], ["LABEL0"])
+    handler = DataHandlerLP(
         instruments="csi300",
         start_time="2020-01-02",
         end_time="2021-06-30",
-        label=["Ref($close, -6)/Ref($close, -1) - 1"],
+        data_loader=QlibDataLoader({"feature": (list(features.values()), list(features)), "label": label}),
+        learn_processors=[{"class": "DropnaLabel"}],
     )
     segments = {"train": ("2020-01-02", "2020-11-30"), "valid": ("2020-12-01", "2021-03-31")}
     dataset = DatasetH(handler, segments | {"test": ("2021-04-01", "2021-06-21")})
-    experts = [{"name": "ridge", "learner": "ridge"}, {"name": "roc", "learner": "factor", "factor": "ROC20"}]
-    fitted = model(experts=experts).fit(with_finite_features(dataset))
+    experts = [{"name": "ridge", "learner": "ridge"}, {"name": "one", "learner": "factor", "factor": "roc"}]
+    fitted = model(experts=experts).fit(dataset)
     assert fitted.horizon == 6
     assert fitted.predict(dataset)["score"].notna().mean() > 0.95
 
 
-def with_finite_features(dataset: DatasetH) -> DatasetH:
-    for name in ("_infer", "_learn"):
-        frame = getattr(dataset.handler, name)
-        setattr(dataset.handler, name, frame.where(np.isfinite(frame)))
-    return dataset
+@pytest.mark.slow
+def test_it_runs_on_alpha158(qlib_small: Path) -> None:
+    handler = Alpha158(
+        instruments="csi300",
+        start_time="2020-01-02",
+        end_time="2021-06-30",
+        infer_processors=[{"class": "DailyInf", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}}],
+    )
+    segments = {"train": ("2020-01-02", "2020-11-30"), "valid": ("2020-12-01", "2021-03-31")}
+    dataset = DatasetH(handler, segments | {"test": ("2021-04-01", "2021-06-21")})
+    experts = [{"name": "ridge", "learner": "ridge"}, {"name": "roc", "learner": "factor", "factor": "ROC20"}]
+    assert model(experts=experts).fit(dataset).predict(dataset)["score"].notna().mean() > 0.95
 
 
 def test_a_handler_that_leaves_infinite_values_is_refused(dataset_small: DatasetH) -> None:
