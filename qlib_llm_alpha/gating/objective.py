@@ -155,7 +155,7 @@ def maximise(problem: GateProblem, max_iterations: int = 200) -> tuple[Array, Ar
         problem.start(),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": max_iterations, "ftol": 1e-10, "gtol": 1e-8},
+        options={"maxiter": max_iterations, "ftol": 1e-8, "gtol": 1e-6},
     )
     logger.debug(
         "gate fit: %s, start at the prior, %d iterations, objective %.6f, %s",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from qlib.backtest import backtest
+from qlib.backtest import backtest, get_exchange
 from qlib.contrib.evaluate import risk_analysis
 from qlib.data.dataset import DatasetH
 from qlib.utils import fill_placeholder
@@ -162,8 +162,9 @@ class GateRecord(RecordTemp):
     def _portfolios(self, columns: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
         excess: dict[str, pd.Series] = {}
         table: list[dict[str, Any]] = []
+        config = _with_one_exchange(self.config or {})
         for name in columns.columns:
-            report = _trade(self.config or {}, columns[[name]])
+            report = _trade(config, columns[[name]])
             gross = report["return"] - report["bench"]
             excess[name] = gross - report["cost"]
             before = risk_analysis(gross, freq="day")["risk"]
@@ -205,6 +206,16 @@ class GateRecord(RecordTemp):
         )
         self.recorder.set_tags(**{"mlflow.note.content": description})
         logger.info("On test:\n%s", comparison.round(4).to_string())
+
+
+def _with_one_exchange(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Open the exchange once: its quotes are the same for every column, and reading them takes longer than trading."""
+    settings = dict(config["backtest"])
+    given = dict(settings.get("exchange_kwargs", {}))
+    given.setdefault("start_time", settings.get("start_time"))
+    given.setdefault("end_time", settings.get("end_time"))
+    settings["exchange_kwargs"] = {"exchange": get_exchange(**given)}
+    return {**config, "backtest": settings}
 
 
 def _trade(config: Mapping[str, Any], column: pd.DataFrame) -> pd.DataFrame:

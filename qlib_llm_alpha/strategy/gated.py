@@ -14,7 +14,7 @@ from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.gating.mixture import mix
 from qlib_llm_alpha.gating.sufficient import SufficientStatistics
 from qlib_llm_alpha.model.gated import GatedModel
-from qlib_llm_alpha.strategy.selection import Trades, choose_trades
+from qlib_llm_alpha.strategy.selection import Trades, best_outsiders, choose_trades
 
 
 class GatedTopkStrategy(BaseSignalStrategy):
@@ -80,11 +80,13 @@ class GatedTopkStrategy(BaseSignalStrategy):
         def tradable(code: str, direction: OrderDir) -> bool:
             return bool(exchange.is_stock_tradable(stock_id=code, start_time=start, end_time=end, direction=direction))
 
+        ranked = {str(code): float(score) for code, score in scores.items()}
+        outsiders = best_outsiders(ranked, held, topk=self.topk, n_drop=self.n_drop)
         trades = choose_trades(
-            {str(code): float(score) for code, score in scores.items()},
+            ranked,
             held,
             [code for code in held if age[code] >= self.hold_thresh and tradable(code, OrderDir.SELL)],
-            [code for code in scores.index if code not in held and tradable(code, OrderDir.BUY)],
+            [code for code in outsiders if tradable(code, OrderDir.BUY)],
             topk=self.topk,
             n_drop=self.n_drop,
         )

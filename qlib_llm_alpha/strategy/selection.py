@@ -56,14 +56,22 @@ def choose_trades(
     known = {name: score for name, score in scores.items() if not np.isnan(score)}
     if not known:
         return Trades((), (), 0)
+    candidates = best_outsiders(scores, held, topk=topk, n_drop=n_drop)
 
     def order(name: str) -> tuple[float, str]:
         return (-known[name] if name in known else np.inf, name)
 
-    outsiders = sorted((name for name in known if name not in held), key=order)
-    candidates = outsiders[: max(n_drop + topk - len(held), 0)]
     worst = sorted([*held, *candidates], key=order)[-n_drop:] if n_drop else []
     leaving = [name for name in worst if name in held]
     sell = tuple(name for name in leaving if name in sellable)
     wanted = candidates[: max(len(sell) + topk - len(held), 0)]
     return Trades(sell, tuple(name for name in wanted if name in buyable), len(wanted))
+
+
+def best_outsiders(scores: Mapping[str, float], held: Collection[str], *, topk: int, n_drop: int) -> tuple[str, ...]:
+    """Return the names that may be bought, best first: no other can be, whatever is tradable.
+
+    Takes what `choose_trades` takes; a caller asks the exchange about these names alone.
+    """
+    outsiders = [(-score, name) for name, score in scores.items() if name not in held and not np.isnan(score)]
+    return tuple(name for _, name in sorted(outsiders)[: max(n_drop + topk - len(held), 0)])
