@@ -24,8 +24,8 @@ DAILY: Final[dict[str, Unit]] = {
 GROUPS: Final[frozenset[str]] = frozenset({"$industry"})
 """Daily fields that hold a code of a group: to group by and to compare with a code, not to compute with."""
 
-_PER_SHARE = ("eps", "book_value", "dividends", "sales", "operating_cash_flow_ps")
-_TOTALS = (
+PER_SHARE = ("eps", "book_value", "dividends", "sales", "operating_cash_flow_ps")
+TOTALS = (
     "revenue",
     "gross_profit",
     "operating_income",
@@ -45,7 +45,7 @@ _TOTALS = (
 )
 
 REPORTED: Final[dict[str, Unit]] = {
-    **{f"$${name}_q": PRICE for name in _PER_SHARE},
-    **{f"$${name}_q": MONEY for name in _TOTALS},
+    **{f"$${name}_q": PRICE for name in PER_SHARE},
+    **{f"$${name}_q": MONEY for name in TOTALS},
 }
 """Quarterly items in Qlib's point-in-time form: known from the day of announcement, used inside ``P(...)``."""

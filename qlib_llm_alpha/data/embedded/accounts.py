@@ -14,28 +14,9 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.data.embedded.days import Days, quarter_ends, year_of
 from qlib_llm_alpha.data.embedded.listing import Listing
 from qlib_llm_alpha.data.embedded.streams import Purpose, stream
+from qlib_llm_alpha.factor.fields import PER_SHARE, TOTALS
 
 Array = NDArray[np.float64]
-
-PER_SHARE = ("eps", "book_value", "dividends", "sales", "operating_cash_flow_ps")
-TOTALS = (
-    "revenue",
-    "gross_profit",
-    "operating_income",
-    "net_income",
-    "ebit",
-    "ebitda",
-    "interest_expense",
-    "operating_cash_flow",
-    "total_debt",
-    "total_equity",
-    "total_assets",
-    "retained_earnings",
-    "inventory",
-    "receivables",
-    "payables",
-    "cost_of_goods_sold",
-)
 
 _HISTORY_DAYS = 1100
 _CATCH_UP = 0.12
