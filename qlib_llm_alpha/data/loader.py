@@ -68,9 +68,9 @@ class FactorSetLoader(QlibDataLoader):
 
     def _without_warmup(self, frame: pd.DataFrame) -> pd.DataFrame:
         bars = self._bars_since_first(frame)
-        for name in frame.columns:
-            frame[name] = frame[name].where(bars >= self.lookbacks[name])
-        return frame
+        complete = bars[:, None] >= np.array([self.lookbacks[name] for name in frame.columns])
+        kept: pd.DataFrame = frame.where(complete)
+        return kept
 
     def _bars_since_first(self, frame: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.int64]]:
         days = frame.index.get_level_values("datetime")
