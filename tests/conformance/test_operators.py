@@ -1,4 +1,7 @@
-"""What every operator of ours owes Qlib; the subjects are found, so a new operator is held to it at once."""
+"""What every operator of ours owes Qlib; the subjects are found, so a new operator is held to it at once.
+
+How many series and which parameters one takes, and how far it looks back, is read from its row in the operator table.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import pickle
 import pkgutil
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,19 +19,32 @@ from qlib.data.base import Expression
 from qlib.data.ops import Operators, OpsList
 
 import qlib_llm_alpha.ops
+from qlib_llm_alpha.factor.expression import parse
+from qlib_llm_alpha.factor.operators import OPERATORS as TABLE
+from qlib_llm_alpha.factor.operators import Operator
 from qlib_llm_alpha.ops.rolling import OPERATORS
 
-WINDOWS = (1, 2, 5)
+SERIES = {"series", "varying"}
+BARS = 60
+# Three values of each kind of parameter, the last the widest; whole bars count from the smallest window.
+PARAMETERS: dict[str, tuple[float, float, float]] = {
+    "window": (0, 1, 4),
+    "shift": (1, 2, 5),
+    "number": (0.5, 1.0, 2.0),
+    "fraction": (0.25, 0.5, 0.75),
+    "tail": (0.05, 0.1, 0.2),
+}
 
 
 class Given(Expression):
     """A feature whose values are handed in, so that no provider is needed."""
 
-    def __init__(self, values: np.ndarray) -> None:
+    def __init__(self, name: str, values: np.ndarray) -> None:
+        self.name = name
         self.values = values
 
     def __str__(self) -> str:
-        return "Given"
+        return self.name
 
     def load(self, instrument: str, start_index: int, end_index: int, *args: object) -> pd.Series:
         return pd.Series(self.values[start_index : end_index + 1], index=range(start_index, end_index + 1))
@@ -51,18 +68,58 @@ def classes() -> Iterator[type[Expression]]:
 
 
 OURS = tuple(classes())
+EACH = pytest.mark.parametrize("operator", OURS)
+CHOICES = pytest.mark.parametrize("choice", [0, 1, 2], ids=["least", "small", "wide"])
+WIDE = 2
 
 
-def run(operator: type[Expression], values: np.ndarray, window: int) -> np.ndarray:
-    built = operator(Given(values), window)
-    return built._load_internal("SH600000", 0, len(values) - 1, "day").to_numpy()
+def row_of(operator: type[Expression]) -> Operator:
+    return TABLE[operator.__name__]
 
 
-@pytest.fixture
-def values() -> np.ndarray:
-    values = np.random.default_rng(3).normal(10, 2, 60)
-    values[[7, 20, 21, 22, 40]] = np.nan
+def parameter(row: Operator, kind: str, choice: int) -> float:
+    return PARAMETERS[kind][choice] + (row.min_window if kind == "window" else 0)
+
+
+def parameters(row: Operator, choice: int) -> list[float]:
+    return [parameter(row, kind, choice) for _, kind in row.arguments if kind not in SERIES]
+
+
+def build(operator: type[Expression], values: np.ndarray, given: list[float]) -> Any:
+    """Return the operator on the rows of `values`, one for each series it takes, and on the given parameters."""
+    series, rest = iter(values), iter(given)
+    return operator(
+        *(
+            Given(f"given_{name}", next(series)) if kind in SERIES else next(rest)
+            for name, kind in row_of(operator).arguments
+        )
+    )
+
+
+def run(operator: type[Expression], values: np.ndarray, choice: int) -> np.ndarray:
+    built = build(operator, values, parameters(row_of(operator), choice))
+    return built._load_internal("SH600000", 0, values.shape[1] - 1, "day").to_numpy()
+
+
+def market(operator: type[Expression], bars: int = BARS) -> np.ndarray:
+    """Return values without gaps, (series, bars)."""
+    count = sum(kind in SERIES for _, kind in row_of(operator).arguments)
+    return np.random.default_rng(3).normal(10, 2, (count, bars))
+
+
+def with_gaps(values: np.ndarray) -> np.ndarray:
+    values = values.copy()
+    for number, series in enumerate(values):
+        series[[7 + number, 20, 21, 22, 40 - number]] = np.nan
     return values
+
+
+def lookback(operator: type[Expression], choice: int) -> int:
+    """Return the bars before the day that the language announces for the call."""
+    row = row_of(operator)
+    fields, rest = iter(("$close", "$open", "$high", "$low")), iter(parameters(row, choice))
+    call = ",".join(next(fields) if kind in SERIES else repr(next(rest)) for _, kind in row.arguments)
+    return parse(f"{row.name}({call})").lookback
 
 
 def test_every_operator_is_in_the_list_to_register() -> None:
@@ -70,12 +127,16 @@ def test_every_operator_is_in_the_list_to_register() -> None:
     assert OURS
 
 
-@pytest.mark.parametrize("operator", OURS)
+def test_every_operator_has_a_row_in_the_table_that_says_it_is_ours() -> None:
+    assert {operator.__name__ for operator in OURS} == {row.name for row in TABLE.values() if row.ours}
+
+
+@EACH
 def test_the_name_does_not_shadow_one_of_qlib(operator: type[Expression]) -> None:
     assert operator.__name__ not in {known.__name__ for known in OpsList}
 
 
-@pytest.mark.parametrize("operator", OURS)
+@EACH
 def test_qlib_registers_it_under_its_name(operator: type[Expression]) -> None:
     before = dict(Operators._ops)
     try:
@@ -86,46 +147,76 @@ def test_qlib_registers_it_under_its_name(operator: type[Expression]) -> None:
         Operators._ops.update(before)
 
 
-@pytest.mark.parametrize("operator", OURS)
-def test_the_text_holds_every_parameter_because_qlib_caches_by_it(operator: type[Expression]) -> None:
-    texts = {str(operator(Given(np.zeros(1)), window)) for window in WINDOWS}
-    assert len(texts) == len(WINDOWS)
-    assert all("Given" in text and operator.__name__ in text for text in texts)
+@EACH
+def test_the_text_holds_every_argument_because_qlib_caches_by_it(operator: type[Expression]) -> None:
+    row = row_of(operator)
+    values = market(operator)
+    kinds = [kind for _, kind in row.arguments if kind not in SERIES]
+    for place, kind in enumerate(kinds):
+        texts = set()
+        for choice in range(3):
+            given = parameters(row, 0)
+            given[place] = parameter(row, kind, choice)
+            texts.add(str(build(operator, values, given)))
+        assert len(texts) == 3, f"the text of {row.name} does not hold its {kind}"
+    text = str(build(operator, values, parameters(row, 0)))
+    assert row.name in text
+    assert [name for name, kind in row.arguments if kind in SERIES and f"given_{name}" not in text] == []
 
 
-@pytest.mark.parametrize("operator", OURS)
-@pytest.mark.parametrize("window", WINDOWS)
-def test_bars_after_the_day_change_nothing(operator: type[Expression], window: int, values: np.ndarray) -> None:
+@EACH
+@CHOICES
+def test_bars_after_the_day_change_nothing(operator: type[Expression], choice: int) -> None:
+    values = with_gaps(market(operator))
     poisoned = values.copy()
-    poisoned[31:] = -1e9
-    np.testing.assert_array_equal(run(operator, poisoned, window)[:31], run(operator, values, window)[:31])
-    np.testing.assert_array_equal(run(operator, values[:31], window), run(operator, values, window)[:31])
+    poisoned[:, 31:] = -1e9
+    expected = run(operator, values, choice)[:31]
+    np.testing.assert_array_equal(run(operator, poisoned, choice)[:31], expected)
+    np.testing.assert_array_equal(run(operator, values[:, :31], choice), expected)
 
 
-@pytest.mark.parametrize("operator", OURS)
-@pytest.mark.parametrize("window", WINDOWS)
-def test_the_window_it_announces_is_the_window_it_reads(
-    operator: type[Expression], window: int, values: np.ndarray
-) -> None:
-    left, right = operator(Given(values), window).get_extended_window_size()
-    assert (left, right) == (window - 1, 0)
-    assert operator(Given(values), window).get_longest_back_rolling() == window - 1
-    day = 50
-    beyond, within = values.copy(), values.copy()
-    beyond[: day - left] = 1e6
-    within[day - left] += 1.0
-    assert run(operator, beyond, window)[day] == pytest.approx(run(operator, values, window)[day], rel=1e-12)
-    assert run(operator, within, window)[day] != run(operator, values, window)[day]
+@EACH
+@CHOICES
+def test_the_bars_it_announces_are_those_of_the_table(operator: type[Expression], choice: int) -> None:
+    built = build(operator, market(operator), parameters(row_of(operator), choice))
+    left = lookback(operator, choice)
+    assert built.get_extended_window_size() == (left, 0)
+    assert built.get_longest_back_rolling() == left, "Qlib's PairRolling leaves its own window out; add N - 1"
 
 
-@pytest.mark.parametrize("operator", OURS)
-def test_it_keeps_the_index_and_survives_pickling(operator: type[Expression], values: np.ndarray) -> None:
-    built = pickle.loads(pickle.dumps(operator(Given(values), 5)))  # noqa: S301 - our own bytes
-    series = built._load_internal("SH600000", 10, 29, "day")
-    assert series.index.tolist() == list(range(10, 30))
+@EACH
+@CHOICES
+def test_bars_before_those_it_announces_change_nothing(operator: type[Expression], choice: int) -> None:
+    values = market(operator)
+    beyond = values.copy()
+    beyond[:, : 50 - lookback(operator, choice)] += 100.0
+    assert run(operator, beyond, choice)[50] == pytest.approx(run(operator, values, choice)[50], rel=1e-9)
 
 
-@pytest.mark.parametrize("operator", OURS)
+@EACH
+def test_the_oldest_bar_it_announces_is_read_from_every_series(operator: type[Expression]) -> None:
+    values = market(operator)
+    before = run(operator, values, WIDE)[50]
+    for number in range(len(values)):
+        after = []
+        for change in (1e3, -1e3):
+            within = values.copy()
+            within[number, 50 - lookback(operator, WIDE)] += change
+            after.append(run(operator, within, WIDE)[50])
+        assert any(value != before for value in after)
+
+
+@EACH
+def test_it_keeps_the_index_and_survives_pickling(operator: type[Expression]) -> None:
+    built = build(operator, with_gaps(market(operator)), parameters(row_of(operator), WIDE))
+    again = pickle.loads(pickle.dumps(built))  # noqa: S301 - our own bytes
+    assert again._load_internal("SH600000", 10, 29, "day").index.tolist() == list(range(10, 30))
+
+
+@EACH
 def test_early_bars_give_partial_windows_as_in_qlib_and_no_bars_give_none(operator: type[Expression]) -> None:
-    assert not np.isnan(run(operator, np.array([1.0, 2.0, 3.0]), 5)).any()
-    assert run(operator, np.array([]), 5).shape == (0,)
+    row = row_of(operator)
+    if "window" in dict(row.arguments).values():
+        early = run(operator, market(operator, row.min_window + 2), WIDE)
+        assert not np.isnan(early[row.min_window - 1 :]).any()
+    assert run(operator, market(operator, 0), WIDE).shape == (0,)
