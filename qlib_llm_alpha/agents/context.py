@@ -45,6 +45,13 @@ from qlib_llm_alpha.errors import PanelError
 REGIMES = ("bull", "bear", "sideways")
 MIN_HISTORY = 60
 WINDOWS = (5, 20, 60)
+CONTEXT_NAMES = (
+    *(f"index_return_{window}" for window in WINDOWS),
+    *(f"index_volatility_{window}" for window in WINDOWS),
+    *("drawdown_250", "dispersion", "breadth_20", "turnover_60", "correlation_20", "correlation_60"),
+    *("limit_up_share", "limit_down_share"),
+)
+"""Columns of a context that `market_context` makes, in its order."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from qlib_llm_alpha.errors import ConfigError, PanelError
-from qlib_llm_alpha.gating.sufficient import LABEL_HORIZON, Array, Days, Mask
+from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON
+from qlib_llm_alpha.gating.sufficient import Array, Days, Mask
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -28,7 +28,12 @@ class Predictor(Protocol):
 
 
 class Learner(Protocol):
-    """A learner before fitting: a frozen value of its settings."""
+    """A learner before fitting: a frozen value of its settings.
+
+    `stops_early` says whether it reads the tune rows.
+    """
+
+    stops_early: ClassVar[bool]
 
     def fit(self, features: Array, label: Array, tune: Rows | None = None) -> Predictor:
         """Fit on rows.
@@ -105,6 +110,7 @@ class RidgeLearner:
         Added to the diagonal of the features' second moments per row, so that it means the same for any number of rows.
     """
 
+    stops_early: ClassVar[bool] = False
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
@@ -145,6 +151,7 @@ class SingleFactorLearner:
         1 or -1, the direction of the hypothesis; 0 learns it.
     """
 
+    stops_early: ClassVar[bool] = False
     column: int = 0
     sign: int = 0
 
@@ -186,6 +193,7 @@ class LightGBMLearner:
         As in LightGBM; the leaf size is lowered to a twentieth of the rows when there are few.
     """
 
+    stops_early: ClassVar[bool] = True
     rounds: int = 120
     patience: int = 20
     learning_rate: float = 0.05

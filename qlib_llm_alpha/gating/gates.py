@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from qlib_llm_alpha.errors import ConfigError, PanelError
+from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON
 from qlib_llm_alpha.gating.objective import GateProblem, Penalty, log_softmax, log_weights, maximise
 from qlib_llm_alpha.gating.sufficient import (
-    LABEL_HORIZON,
     Array,
     Days,
     SufficientStatistics,

@@ -13,24 +13,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_llm_alpha.agents.context import MarketContext
+from qlib_llm_alpha.agents.context import CONTEXT_NAMES, MarketContext
 from qlib_llm_alpha.agents.evidence import FactorEvidence, gather_evidence
-from qlib_llm_alpha.agents.preference import RiskPreference
+from qlib_llm_alpha.agents.preference import PREFERENCES, RiskPreference
 from qlib_llm_alpha.agents.selection import Selection, SelectionOptions, choose_factors
 from qlib_llm_alpha.errors import ConfigError, PanelError
-from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
 from qlib_llm_alpha.gating.crossfit import cross_fit, expanding_folds
 from qlib_llm_alpha.gating.experts import ExpertSpec, Learner, Predictor, Rows, predict_panel, rows_of
+from qlib_llm_alpha.gating.explain import LogOddsExplanation, explain_log_odds
 from qlib_llm_alpha.gating.gates import EqualGate, Gate, SoftmaxGate, StaticGate, TrailingICGate
 from qlib_llm_alpha.gating.ladder import LadderRow, climb
 from qlib_llm_alpha.gating.permutation import PermutationResult, permutation_test
 from qlib_llm_alpha.gating.sufficient import (
-    LABEL_HORIZON,
     Array,
     Days,
     Mask,
     SufficientStatistics,
-    composite,
     standardise_scores,
 )
 
@@ -39,8 +38,7 @@ logger = logging.getLogger(__name__)
 RowNumbers = NDArray[np.intp]
 
 GATES = ("equal", "static", "trailing_ic", "softmax")
-PREFERENCES: tuple[RiskPreference, ...] = ("conservative", "moderate", "aggressive")
-LEARNERS = ("ridge", "lightgbm")
+DEFAULT_LEARNERS = ("ridge", "lightgbm")
 SINGLE = "factor"
 """The learner of an expert that is one factor; its setting ``column`` counts the panel's factors."""
 STATE = (
@@ -66,7 +64,7 @@ def default_experts(seed: int = 7) -> tuple[ExpertSpec, ...]:
     return tuple(
         ExpertSpec(f"{preference}_{learner}", preference, learner, {"seed": seed} if learner == "lightgbm" else {})
         for preference in PREFERENCES
-        for learner in LEARNERS
+        for learner in DEFAULT_LEARNERS
     )
 
 
@@ -107,6 +105,18 @@ class MixtureSettings:
     seed: int = 7
 
     def __post_init__(self) -> None:
+        for name, value, least in (
+            ("n_folds", self.n_folds, 1),
+            ("min_train", self.min_train, 1),
+            ("min_names", self.min_names, 2),
+            ("top_m", 1 if self.top_m is None else self.top_m, 1),
+            ("permutations", self.permutations, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name} is {value!r}; expected {least} or more")
+        unknown = sorted(set(self.state) - set(CONTEXT_NAMES))
+        if unknown:
+            raise ConfigError(f"state {unknown} is not in the market context; expected some of {list(CONTEXT_NAMES)}")
         names = [spec.name for spec in self.experts]
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"experts are named {names!r}; expected at least one, each with a name of its own")
@@ -234,8 +244,25 @@ class FittedMixture:
         """Return the weights of a gate, (T, K), each row from what is known at the close of its day."""
         if gate not in self.gates:
             raise ConfigError(f"gate {gate!r} is unknown; expected one of {sorted(self.gates)}")
-        state = _state_rows(context, self.state, self.fit_until, days)
-        return self.gates[gate].weights(state, days, self._as_known(outcomes, context))
+        asked = _context_rows(context, days)
+        # Days are counted on the market's calendar, whichever of them are asked for: an outcome is seen two trading
+        # days later, also where some days in between have none.
+        first = asked[0] if outcomes is None else min(asked[0], int(np.searchsorted(context.days, outcomes.days[0])))
+        counted = np.arange(first, asked[-1] + 1)
+        calendar = context.days[counted]
+        state = _state_rows(context, self.state, self.fit_until, calendar)
+        weights = self.gates[gate].weights(state, calendar, self._as_known(outcomes, context))
+        return np.asarray(weights[asked - first])
+
+    def explain(self, days: Days, context: MarketContext) -> LogOddsExplanation | None:
+        """Say, for each day, which state feature moved the softmax gate's odds between its two heaviest experts.
+
+        None for a mixture of one expert.
+        """
+        gate = self.gates["softmax"]
+        if not isinstance(gate, SoftmaxGate) or len(self.experts) < 2:
+            return None
+        return explain_log_odds(gate, _state_rows(context, self.state, self.fit_until, days))
 
     def _as_known(self, outcomes: SufficientStatistics | None, context: MarketContext) -> SufficientStatistics | None:
         """Date outcomes later by what their label needs beyond the gates' own two days."""
@@ -289,10 +316,10 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
         )
 
     def fit_predict(fit_on: Mask, predict: Mask) -> Array:
-        """Select and fit on a fold's training days alone; a part of them stops the trees."""
+        """Select and fit on a fold's training days alone; the last of them stop the learners that stop early."""
         known = rows[fit_on]
-        stop = int(len(known) * (1 - STOPPING_SHARE))
-        experts = fitting.experts(known[: stop - settings.horizon], known[stop:], known[-1] + settings.horizon)
+        stopping = known[int(len(known) * (1 - STOPPING_SHARE)) :]
+        experts = fitting.experts(known, stopping, known[-1] + settings.horizon)
         return fitting.scores(experts, rows[predict])
 
     out_of_fold = cross_fit(folds, fit_predict)
@@ -315,8 +342,10 @@ def fit_mixture(panel: FactorPanel, walls: Walls, context: MarketContext, settin
             softmax,
             search,
             search_state,
+            static=StaticGate(top_m=settings.top_m),
             permutations=settings.permutations,
             block=PERMUTATION_BLOCK,
+            horizon=settings.horizon,
             seed=settings.seed,
         )
         logger.info(tested.sentence)
@@ -346,7 +375,8 @@ class _Fitting:
     def __init__(self, panel: FactorPanel, context: MarketContext, settings: MixtureSettings) -> None:
         self.panel = panel
         self.settings = settings
-        self.standard = standardise_scores(panel.features)
+        # One factor at a time: ranking takes several times the memory of what is ranked.
+        self.standard = np.stack([standardise_scores(factor) for factor in panel.features])
         self.target = standardise_scores(panel.label)
         regime = context.regime[_context_rows(context, panel.days)]
         self.evidence: FactorEvidence = gather_evidence(
@@ -365,7 +395,10 @@ class _Fitting:
         stopping: RowNumbers,
         as_of: int,
     ) -> tuple[FittedExpert, ...]:
-        """Choose factors by what is known on row `as_of`, and fit every learner on `rows`."""
+        """Choose factors by what is known on row `as_of`, and fit every learner on `rows`.
+
+        A learner that stops early is fitted on those whose labels are known before the first of `stopping`.
+        """
         selections = {
             preference: choose_factors(self.evidence, preference, as_of, self.settings.selection)
             for preference in PREFERENCES
@@ -400,7 +433,10 @@ class _Fitting:
                 f"{selection.as_of if selection else ''}; lengthen train or lower selection.min_days"
             )
         columns = self._columns(factors)
-        held_out: Rows | None = rows_of(columns[:, stopping], self.target[stopping]) if len(stopping) else None
+        held_out: Rows | None = None
+        if learner.stops_early and len(stopping):
+            held_out = rows_of(columns[:, stopping], self.target[stopping])
+            rows = rows[rows < stopping[0] - self.settings.horizon]
         predictor = learner.fit(*rows_of(columns[:, rows], self.target[rows]), held_out)
         return FittedExpert(spec, factors, predictor, selection)
 
@@ -411,15 +447,11 @@ class _Fitting:
             raise ConfigError(
                 f"expert {spec.name!r} takes factor number {column}; the panel has {len(self.panel.names)}, from 0"
             )
-        return (self.panel.names[column],), replace(spec, params={}).build()
+        params = {name: value for name, value in spec.params.items() if name != "column"}
+        return (self.panel.names[column],), replace(spec, params=params).build()
 
     def _columns(self, factors: Sequence[str]) -> Array:
         return self.standard[[self.panel.names.index(name) for name in factors]]
-
-
-def mix(scores: Array, weights: Array) -> Array:
-    """Return the composite score of standardised expert scores (K, T, N) under daily weights (T, K): (T, N)."""
-    return composite(scores, weights)
 
 
 def _each_day(scores: Array, label: Array, days: Days, min_names: int) -> SufficientStatistics:

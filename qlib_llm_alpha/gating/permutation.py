@@ -9,9 +9,13 @@ import numpy as np
 
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.evaluation.statistics import block_permutation
+from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON
 from qlib_llm_alpha.gating.crossfit import Fold, surrounding_folds
 from qlib_llm_alpha.gating.gates import SoftmaxGate, StaticGate
 from qlib_llm_alpha.gating.sufficient import Array, SufficientStatistics, composite_ic
+
+ENOUGH_BLOCKS = 6
+"""With fewer blocks so many shuffles repeat the true order that even a perfect gate stays above 0.05."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,7 @@ def permutation_test(
     permutations: int = 200,
     block: int = 60,
     n_folds: int = 5,
+    horizon: int = LABEL_HORIZON,
     seed: int = 0,
 ) -> PermutationResult:
     """Test whether the state of the market helps the gate against static weights.
@@ -60,8 +65,9 @@ def permutation_test(
         Out-of-fold statistics and aligned state (T, S) of one segment.
     static : StaticGate, optional
         Fitted in every fold: the comparison, and the gate's prior.
-    permutations, block, n_folds, seed : int
-        The same seed gives the same result.
+    permutations, block, n_folds, horizon, seed : int
+        The same seed gives the same result; `horizon` days are purged around every fold. With fewer than
+        `ENOUGH_BLOCKS` blocks too few orders exist for a verdict, and the sentence says so.
 
     Raises
     ------
@@ -74,7 +80,7 @@ def permutation_test(
             f"{count} days, {permutations} permutations and blocks of {block} days make no test; give at least one "
             f"permutation and two blocks of days"
         )
-    folds = surrounding_folds(count, n_folds)
+    folds = surrounding_folds(count, n_folds, horizon)
     priors = [(static or StaticGate()).fit(stats.select(fold.train)) for fold in folds]
     gain = cross_fitted_gain(gate, stats, state, folds, priors)
     rng = np.random.default_rng(seed)
@@ -86,7 +92,7 @@ def permutation_test(
     )
     observed = float(gain.mean())
     p_value = float((1 + (shuffled >= observed).sum()) / (1 + permutations))
-    return PermutationResult(observed, shuffled, p_value, _sentence(observed, p_value, permutations, block))
+    return PermutationResult(observed, shuffled, p_value, _sentence(observed, p_value, permutations, block, count))
 
 
 def cross_fitted_gain(
@@ -110,11 +116,13 @@ def cross_fitted_gain(
     return gains
 
 
-def _sentence(gain: float, p_value: float, permutations: int, block: int) -> str:
+def _sentence(gain: float, p_value: float, permutations: int, block: int, days: int) -> str:
     figures = (
         f"mean daily IC gain over static weights {gain:+.4f}, permutation p = {p_value:.3f} "
         f"({permutations} shuffles in blocks of {block} days)"
     )
+    if days // block < ENOUGH_BLOCKS:
+        return f"Too few days ({days // block} blocks) to tell whether the state of the market helped: {figures}."
     if p_value < 0.05:
         return f"The state of the market helped: {figures}."
     return f"No evidence that the state of the market helped: {figures}."

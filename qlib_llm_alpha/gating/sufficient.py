@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.cross_section import rank_normal, zscore
 from qlib_llm_alpha.errors import PanelError
+from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON
 
 Array = NDArray[np.float64]
 Days = NDArray[np.datetime64]
 Mask = NDArray[np.bool_]
-
-LABEL_HORIZON = 2
-"""A label dated s is known at the close of the second trading day after s."""
 
 VARIANCE_FLOOR = 1e-6
 """Smallest variance of a composite that is divided by."""

@@ -31,9 +31,8 @@ from qlib_llm_alpha.gating.mixture import (
     MixtureSettings,
     default_experts,
     fit_mixture,
-    mix,
 )
-from qlib_llm_alpha.gating.sufficient import Array, Days, SufficientStatistics
+from qlib_llm_alpha.gating.sufficient import Array, Days, SufficientStatistics, composite
 
 logger = logging.getLogger("qlib.gated")
 
@@ -107,6 +106,9 @@ class GatedModel(Model):
         self.label = LABEL
         self.mixture: FittedMixture | None = None
         self.context: MarketContext | None = None
+        # Refuses what no data could make right, before any are loaded.
+        for spec in self._settings(None).experts:
+            spec.build()
 
     def fit(self, dataset: DatasetH) -> GatedModel:
         """Choose factors, fit experts and gates on the dataset's train and valid segments."""
@@ -134,7 +136,7 @@ class GatedModel(Model):
         experts = _like(features, panel, dict(zip(mixture.names, scores, strict=True)))
         outcomes = self.realised(experts) if self.gate == "trailing_ic" else None
         weights = self.weights(self.gate, panel.days, outcomes)
-        experts.insert(0, SCORE, _like(features, panel, {SCORE: mix(scores, weights)})[SCORE])
+        experts.insert(0, SCORE, _like(features, panel, {SCORE: composite(scores, weights)})[SCORE])
         return experts
 
     def realised(self, predictions: pd.DataFrame) -> SufficientStatistics:
@@ -175,7 +177,7 @@ class GatedModel(Model):
             raise ConfigError("GatedModel has not been fitted; call fit(dataset) before predict or weights")
         return self.mixture
 
-    def _settings(self, names: tuple[str, ...]) -> MixtureSettings:
+    def _settings(self, names: tuple[str, ...] | None) -> MixtureSettings:
         specs = default_experts(self.seed) if self.experts is None else _specs(self.experts, names)
         return MixtureSettings(
             experts=specs,
@@ -194,10 +196,11 @@ class GatedModel(Model):
         parts = dataset.prepare(segments, col_set=["feature", "label"], data_key=DataHandlerLP.DK_I)
         frame = pd.concat(parts)
         panel = Panel.from_frame(frame["feature"])
+        # Factors of a stock handler have no category: each is one of its own, so that none crowds out another.
         categories = _categories(dataset.handler)
         return FactorPanel(
             names=panel.fields,
-            categories=tuple(categories.get(name, "uncategorised") for name in panel.fields),
+            categories=tuple(categories.get(name, name) for name in panel.fields),
             days=panel.days,
             features=panel.stack(),
             label=_label_array(frame["label"], panel),
@@ -220,11 +223,12 @@ def _feature_names(dataset: DatasetH) -> tuple[str, ...]:
     return tuple(str(name) for name in columns)
 
 
-def _specs(experts: Sequence[Mapping[str, Any]], names: tuple[str, ...]) -> tuple[ExpertSpec, ...]:
+def _specs(experts: Sequence[Mapping[str, Any]], names: tuple[str, ...] | None) -> tuple[ExpertSpec, ...]:
+    """Make specs; without the panel's factor names a single factor is not looked up."""
     specs = []
     for given in experts:
         params = dict(given.get("params", {}))
-        if "factor" in given:
+        if "factor" in given and names is not None:
             if given["factor"] not in names:
                 raise ConfigError(f"expert {given['name']!r} asks for {given['factor']!r}; factors are {list(names)}")
             params["column"] = names.index(given["factor"])
@@ -245,8 +249,6 @@ def _check_expert(given: Mapping[str, Any]) -> None:
             f"expert {given['name']!r} has the learner {given['learner']!r} and factor {given.get('factor')!r}; "
             f"the learner {SINGLE!r} and the name of a factor belong together"
         )
-    # Refuses an unknown learner, or a setting that it does not have, before any data are loaded.
-    ExpertSpec(str(given["name"]), str(given.get("preference", "")), str(given["learner"]), given.get("params", {}))
 
 
 def _categories(handler: Any) -> dict[str, str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from qlib.data.dataset import DatasetH
 from qlib.data.dataset.handler import DataHandlerLP
 from qlib.workflow.record_temp import RecordTemp
@@ -18,6 +20,9 @@ from qlib_llm_alpha.evaluation.scorecard import Scorecard, score_factor
 from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.artifacts import save_files
+
+DECAY_LAGS = (1, 5, 20)
+"""Ages of a score, in days, at which its rank IC is measured again."""
 
 
 class FactorSetRecord(RecordTemp):
@@ -83,7 +88,15 @@ class FactorSetRecord(RecordTemp):
             if chosen:
                 files["choices.parquet"] = pd.concat([selection.to_frame() for selection in chosen.values()])
         save_files(self.recorder, self.artifact_path, files)
-        self.recorder.set_tags(**{"factor_set.name": factors.name, "factor_set.id": factors.id})
+        gate = f" {self.model.gate}" if isinstance(self.model, GatedModel) else ""
+        # Qlib names every run "mlflow_recorder"; a list of runs should tell them apart.
+        self.recorder.set_tags(
+            **{
+                "factor_set.name": factors.name,
+                "factor_set.id": factors.id,
+                "mlflow.runName": f"{factors.name}{gate}",
+            }
+        )
         self.recorder.log_metrics(**{"factor_set.factors": float(len(factors.factors))})
 
     def list(self) -> list[str]:
@@ -98,6 +111,7 @@ class FactorSetRecord(RecordTemp):
         panel = Panel.from_frame(frame["feature"])
         label = Panel.from_frame(frame["label"].iloc[:, [0]])
         returns = label[label.fields[0]]
+        regime = self._regime(panel)
         return [
             score_factor(
                 panel[factor.name],
@@ -109,7 +123,15 @@ class FactorSetRecord(RecordTemp):
                 segment=segment,
                 horizon=handler.label_horizon,
                 label_name=str(handler.labels[0]),
+                regime=regime,
+                decay_lags=DECAY_LAGS,
             )
             for segment in segments
             for factor in handler.factor_set.factors
         ]
+
+    def _regime(self, panel: Panel) -> NDArray[np.str_] | None:
+        if not isinstance(self.model, GatedModel):
+            return None
+        context = self.model.market_context(panel.days[-1])
+        return np.asarray(context.regime[np.searchsorted(context.days, panel.days)])

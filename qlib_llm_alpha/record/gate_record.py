@@ -13,7 +13,6 @@ import pandas as pd
 from qlib.backtest import backtest, get_exchange
 from qlib.contrib.evaluate import risk_analysis
 from qlib.data.dataset import DatasetH
-from qlib.utils import fill_placeholder
 from qlib.utils.exceptions import LoadObjectError
 from qlib.workflow.record_temp import RecordTemp
 from qlib.workflow.recorder import Recorder
@@ -22,7 +21,9 @@ from qlib_llm_alpha.engine.panel import Panel
 from qlib_llm_alpha.errors import ConfigError, MissingArtifactError
 from qlib_llm_alpha.evaluation.sealed import SealedOpening, open_sealed
 from qlib_llm_alpha.evaluation.walls import Walls
-from qlib_llm_alpha.gating.mixture import GATES, FittedMixture, mix
+from qlib_llm_alpha.gating.explain import LogOddsExplanation
+from qlib_llm_alpha.gating.mixture import GATES, FittedMixture
+from qlib_llm_alpha.gating.sufficient import composite
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.artifacts import metric_name, save_files
 from qlib_llm_alpha.report.comparison import describe_comparison
@@ -52,9 +53,9 @@ class GateRecord(RecordTemp):
 
     It opens the sealed segment: after it has run, test has been looked at. Files, under ``gate/``: ``weights.parquet``
     (by gate and date), ``regime.parquet``, ``ic.json`` and ``ic.parquet`` (table and daily series), ``ladder.json``,
-    ``permutation.json``, ``weights.png``, and with `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns)
-    and ``growth.png``. Metrics are named ``<figure>/<column>``, which MLflow groups by figure, and the run's
-    description holds the table.
+    ``permutation.json``, ``explanation.parquet`` (what moved the softmax gate's odds), ``weights.png``, and with
+    `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns) and ``growth.png``. Metrics are named
+    ``<figure>/<column>``, which MLflow groups by figure, and the run's description holds the table.
 
     Parameters
     ----------
@@ -95,6 +96,9 @@ class GateRecord(RecordTemp):
         regime = context.to_frame()["regime"].reindex(pd.DatetimeIndex(panel.days))
         files = self._files(mixture, weights, regime, opening)
         comparison = opening.table()[list(IC_FIGURES)].rename(columns=IC_FIGURES)
+        explanation = mixture.explain(panel.days, context)
+        if explanation is not None:
+            files["explanation.parquet"] = _explanation_frame(explanation, panel, mixture)
         if self.config is not None:
             traded, portfolio_files = self._portfolios(columns)
             comparison = comparison.join(traded)
@@ -126,7 +130,7 @@ class GateRecord(RecordTemp):
         self, predictions: pd.DataFrame, panel: Panel, mixture: FittedMixture, weights: Mapping[str, pd.DataFrame]
     ) -> pd.DataFrame:
         scores = panel.stack(mixture.names)
-        mixed = {gate: mix(scores, frame.to_numpy(np.float64)) for gate, frame in weights.items()}
+        mixed = {gate: composite(scores, frame.to_numpy(np.float64)) for gate, frame in weights.items()}
         combined = Panel(panel.days, panel.instruments, mixed).to_frame().reindex(predictions.index)
         joined: pd.DataFrame = combined.join(predictions[list(mixture.names)])
         return joined
@@ -208,6 +212,21 @@ class GateRecord(RecordTemp):
         logger.info("On test:\n%s", comparison.round(4).to_string())
 
 
+def _explanation_frame(explanation: LogOddsExplanation, panel: Panel, mixture: FittedMixture) -> pd.DataFrame:
+    names = np.array(mixture.names)
+    frame: pd.DataFrame = pd.DataFrame(
+        explanation.contributions,
+        index=pd.DatetimeIndex(panel.days.astype("datetime64[ns]"), name="datetime"),
+        columns=list(mixture.state),
+    )
+    frame.insert(0, "first", names[explanation.first])
+    frame.insert(1, "second", names[explanation.second])
+    frame["constant"] = explanation.constant
+    frame["prior_log_odds"] = explanation.prior_log_odds
+    frame["log_odds"] = explanation.log_odds
+    return frame
+
+
 def _with_one_exchange(config: Mapping[str, Any]) -> dict[str, Any]:
     """Open the exchange once: its quotes are the same for every column, and reading them takes longer than trading."""
     settings = dict(config["backtest"])
@@ -221,7 +240,7 @@ def _with_one_exchange(config: Mapping[str, Any]) -> dict[str, Any]:
 def _trade(config: Mapping[str, Any], column: pd.DataFrame) -> pd.DataFrame:
     strategy = copy.deepcopy({key: value for key, value in config["strategy"].items() if key != "kwargs"})
     kept = {key: value for key, value in config["strategy"]["kwargs"].items() if key not in {"model", "gate"}}
-    strategy["kwargs"] = fill_placeholder(kept, {"<PRED>": column})
+    strategy["kwargs"] = {**kept, "signal": column}
     portfolio, _ = backtest(strategy=strategy, executor=config.get("executor", EXECUTOR), **config["backtest"])
     report: pd.DataFrame = portfolio["1day"][0]
     return report

@@ -49,14 +49,15 @@ class VerifiedRecorder(MLflowRecorder):
     ----------
     logged_metrics : dict of str to float
         The value that MLflow shows for each metric: that of the highest step, of the latest time, the largest.
-    logged_params : dict of str to str
-        The parameters given, as MLflow keeps them.
+    logged_params, logged_tags : dict of str to str
+        The parameters and tags given, as MLflow keeps them.
     """
 
     def __init__(self, experiment_id: str, uri: str, name: str | None = None, mlflow_run: Any = None) -> None:
         super().__init__(experiment_id, uri, name, mlflow_run)
         self.logged_metrics: dict[str, float] = {}
         self.logged_params: dict[str, str] = {}
+        self.logged_tags: dict[str, str] = {}
         self.newest: dict[str, tuple[int, int, float]] = {}
         self.resumed = mlflow_run is not None
 
@@ -103,6 +104,7 @@ class VerifiedRecorder(MLflowRecorder):
         """Write tags now."""
         for name, value in kwargs.items():
             self.client.set_tag(self.id, name, value)
+            self.logged_tags[name] = str(value)
 
     def end_run(self, status: str = Recorder.STATUS_S) -> None:
         """End the run; one that would be FINISHED is read back first, and FAILED if something is missing."""
@@ -115,7 +117,7 @@ class VerifiedRecorder(MLflowRecorder):
             )
 
     def missing(self) -> list[str]:
-        """Name every metric and parameter that the store holds differently from what was logged."""
+        """Name every metric, parameter and tag that the store holds differently from what was logged."""
         data = self.client.get_run(self.id).data
         wrong = [
             f"metric {name!r} logged as {value!r}, found {data.metrics.get(name)!r}"
@@ -126,6 +128,11 @@ class VerifiedRecorder(MLflowRecorder):
             f"parameter {name!r} logged as {value!r}, found {data.params.get(name)!r}"
             for name, value in self.logged_params.items()
             if data.params.get(name) != value
+        ]
+        wrong += [
+            f"tag {name!r} logged as {value!r}, found {data.tags.get(name)!r}"
+            for name, value in self.logged_tags.items()
+            if data.tags.get(name) != value
         ]
         return wrong
 

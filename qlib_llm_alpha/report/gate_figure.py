@@ -16,6 +16,7 @@ REGIME_COLOURS = {"bull": "#c4e8c4", "bear": "#f5c6c6", "sideways": "#e2e2e2"}
 EXPERT_COLOURS = (
     *("#4053d3", "#ddb310", "#b51d14", "#00beff", "#fb49b0", "#00b25d"),
     *("#795548", "#c0ca33", "#7e57c2", "#ff8a65", "#26a69a", "#90a4ae"),
+    *("#1b5e20", "#f8bbd0"),
 )
 COMPARISON_DASHES: tuple[tuple[int, tuple[float, ...]], ...] = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 

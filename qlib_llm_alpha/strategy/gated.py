@@ -11,8 +11,7 @@ from qlib.backtest.decision import Order, OrderDir, TradeDecisionWO
 from qlib.contrib.strategy.signal_strategy import BaseSignalStrategy
 
 from qlib_llm_alpha.errors import ConfigError
-from qlib_llm_alpha.gating.mixture import mix
-from qlib_llm_alpha.gating.sufficient import SufficientStatistics
+from qlib_llm_alpha.gating.sufficient import SufficientStatistics, composite
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.strategy.selection import Trades, best_outsiders, choose_trades
 
@@ -108,7 +107,7 @@ class GatedTopkStrategy(BaseSignalStrategy):
         dated, _ = self.trade_calendar.get_step_time(self.trade_calendar.get_trade_step(), shift=1)
         weights = self.model.weights(str(self.gate), np.array([np.datetime64(dated, "D")]), self._outcomes())
         experts = signal[names].to_numpy(np.float64).T[:, None, :]
-        mixed: pd.Series = pd.Series(mix(experts, weights)[0], index=signal.index)
+        mixed: pd.Series = pd.Series(composite(experts, weights)[0], index=signal.index)
         return mixed
 
     def _outcomes(self) -> SufficientStatistics | None:

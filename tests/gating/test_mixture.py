@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,9 +24,8 @@ from qlib_llm_alpha.gating.mixture import (
     MixtureSettings,
     default_experts,
     fit_mixture,
-    mix,
 )
-from qlib_llm_alpha.gating.sufficient import Array, SufficientStatistics, standardise_scores
+from qlib_llm_alpha.gating.sufficient import Array, SufficientStatistics, composite, standardise_scores
 from tests.gating.small_market import trading_days
 
 DAYS = trading_days(300)
@@ -165,6 +164,7 @@ def test_what_the_gate_is_fitted_on_was_made_out_of_fold(fitted: FittedMixture) 
 
 @dataclass(frozen=True)
 class CountingLearner:
+    stops_early: ClassVar[bool] = True
     """A ridge that writes down how many rows it was given to fit and to stop on."""
 
     seen: list[tuple[int, int]]
@@ -184,9 +184,37 @@ def test_each_fold_stops_early_on_its_own_last_fifth_and_the_final_fit_on_tune(
     assert [(rows // NAMES, stop // NAMES) for rows, stop in seen] == [(78, 20), (116, 30), (198, 58)]
 
 
+def test_a_learner_that_does_not_stop_early_is_fitted_on_all_days_of_its_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(experts_module.LEARNERS, "counting", CountingLearner)
+    monkeypatch.setattr(CountingLearner, "stops_early", False)
+    seen: list[tuple[int, int]] = []
+    fit(experts=(ExpertSpec("counted", "", "counting", {"seen": seen}), STRONG))
+    assert [(rows // NAMES, stop // NAMES) for rows, stop in seen] == [(100, 0), (148, 0), (198, 0)]
+
+
+def test_a_stated_sign_reaches_the_single_factor() -> None:
+    turned = ExpertSpec("turned", "", "factor", {"column": 0, "sign": -1})
+    mixture = fit(experts=(turned, STRONG))
+    assert mixture.experts[0].predictor.predict(np.array([[2.0]])).tolist() == [-2.0]
+
+
+def test_trailing_weights_of_one_day_are_those_of_the_whole_stretch_also_where_an_outcome_is_missing() -> None:
+    panel = market(1)
+    mixture = fit(panel)
+    scores = mixture.scores(panel.names, panel.features)
+    outcomes = mixture.outcomes(scores, panel.label, panel.days)
+    holed = outcomes.select(np.arange(len(outcomes.days)) != 20)
+    day = int(np.searchsorted(panel.days, outcomes.days[21])) + 1
+    together = mixture.weights("trailing_ic", panel.days[: day + 1], context(), holed)
+    alone = mixture.weights("trailing_ic", panel.days[[day]], context(), holed)
+    np.testing.assert_array_equal(together[[day]], alone)
+
+
 @dataclass(frozen=True)
 class ChaosTrees:
     """Trees that memorise a chaotic function of the features: in sample they shine, out of sample they are noise."""
+
+    stops_early: ClassVar[bool] = False
 
     def fit(self, features: Array, label: Array, tune: Any = None) -> Any:
         learner = LightGBMLearner(rounds=60, learning_rate=0.3, leaves=63, min_rows_in_leaf=5, l2=0.0)
@@ -354,7 +382,9 @@ def test_the_mix_is_the_weighted_sum_where_all_experts_speak(fitted: FittedMixtu
     panel = market()
     scores = fitted.scores(panel.names, panel.features)
     weights = fitted.weights("softmax", panel.days, context())
-    np.testing.assert_allclose(mix(scores, weights), np.einsum("tk,ktn->tn", weights, scores), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        composite(scores, weights), np.einsum("tk,ktn->tn", weights, scores), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_a_permutation_test_is_run_when_asked_for(fitted: FittedMixture) -> None:

@@ -68,3 +68,8 @@ def test_gains_are_out_of_fold():
 def test_tests_that_test_nothing_are_refused(arguments):
     with pytest.raises(ConfigError, match="make no test"):
         permutation_test(GATE, random_statistics(1), np.zeros((40, 2)), **arguments)
+
+
+def test_with_few_blocks_it_says_that_it_cannot_tell():
+    result = permutation_test(GATE, *market(1, 0.1), permutations=3, block=120)
+    assert result.sentence.startswith("Too few days (4 blocks) to tell whether the state of the market helped")

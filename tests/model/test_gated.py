@@ -194,10 +194,22 @@ def test_other_keywords_that_mean_nothing_are_refused_when_the_model_is_made() -
         model(selection={"treshold": 0.5})
 
 
-def test_an_unknown_preference_or_state_is_refused(dataset_small: DatasetH) -> None:
-    experts = [{"name": "a", "learner": "ridge", "preference": "brave"}]
-    refuses(dataset_small, ConfigError, "the preference 'brave'", experts=experts)
-    refuses(dataset_small, ConfigError, "state ['mood'] is not in the market context", state=["mood"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experts": [{"name": "a", "learner": "ridge", "preference": "brave"}]}, "the preference 'brave'"),
+        ({"state": ["mood"]}, "state ['mood'] is not in the market context"),
+        ({"experts": []}, "experts are named []"),
+        ({"top_m": 0}, "top_m is 0"),
+        ({"n_folds": 0}, "n_folds is 0"),
+        ({"experts": [{"name": "a", "learner": "ridge", "params": {"alpha": -1}}]}, "alpha is -1"),
+        ({"experts": [{"name": "a", "learner": "factor", "factor": "x", "params": {"sign": 2}}]}, "sign is 2"),
+    ],
+)
+def test_what_no_data_could_make_right_is_refused_by_the_constructor(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        GatedModel(**changes)
+    assert message in str(told.value)
 
 
 def test_segments_without_valid_or_out_of_order_are_refused(dataset_small: DatasetH) -> None:

@@ -102,8 +102,14 @@ def test_the_files_it_names_are_there(recorded: Recorder) -> None:
     assert set(GateRecord(recorder=recorded).list()) <= names
     assert names == {
         *("weights.parquet", "regime.parquet", "ic.json", "ic.parquet", "ladder.json", "weights.png"),
-        *("portfolio.json", "portfolio.parquet", "growth.png"),
+        *("portfolio.json", "portfolio.parquet", "growth.png", "explanation.parquet"),
     }
+
+
+def test_the_explanation_adds_up_to_the_odds(recorded: Recorder, model_small: GatedModel) -> None:
+    frame = pd.read_parquet(recorded.download_artifact("gate/explanation.parquet"))
+    moved = frame[list(model_small.fitted().state)].sum(axis=1) + frame["constant"]
+    np.testing.assert_allclose(moved, frame["log_odds"] - frame["prior_log_odds"], atol=1e-12)
 
 
 def test_without_a_portfolio_nothing_is_traded(
