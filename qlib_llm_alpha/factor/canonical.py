@@ -7,7 +7,8 @@ each product with one coefficient and whole exponents:
 - a product of two sums, and a sum below a fraction line, stays together: the sum becomes an atom, divided by what its
   terms share and by its first coefficient, so that ``1/(2*x*(a+b))`` is ``0.5/x/(a+b)`` however it was spelt;
 - shifts go inside as far as day-by-day operators reach; comparisons become the sign of a difference;
-- constants are computed, to 12 digits in the text.
+- constants are computed, to 12 digits in the text, also those that algebra leaves: ``Log($close/$close)`` is 0. An
+  operator that needs a field and has none left is refused, so every atom holds a field.
 
 The identity is that of exact arithmetic: two formulas of one identity may differ in rounding, and where one of them
 divides by zero.
@@ -19,6 +20,8 @@ import hashlib
 import math
 from typing import Final, TypeAlias
 
+from qlib_llm_alpha.errors import ExpressionError
+from qlib_llm_alpha.factor.folding import FOLDABLE
 from qlib_llm_alpha.factor.operators import OPERATORS
 from qlib_llm_alpha.factor.reasons import refusal
 from qlib_llm_alpha.factor.tree import Call, Code, Field, Node, Number
@@ -37,7 +40,8 @@ def canonical_text(lowered: Node) -> str:
     Raises
     ------
     ExpressionError
-        ``bad_number`` where the constants overflow or something is divided by what is always zero.
+        ``bad_number`` where the constants overflow or something is divided by what is always zero, ``constant`` where
+        an operator that needs a field has none left, as in ``Std($close*0,5)``.
     """
     return _sum_text(_Canon().sum_of(lowered, 0))
 
@@ -73,7 +77,11 @@ class _Canon:
         if op == "Ref" and isinstance(args[1], Number):
             return self.sum_of(args[0], shift + int(args[1].value))
         if op in _ARITHMETIC:
-            return self._arithmetic(op, self.sum_of(args[0], shift), self.sum_of(args[1], shift))
+            left, right = self.sum_of(args[0], shift), self.sum_of(args[1], shift)
+            if op == "Power" and not isinstance(args[1], Number) and not _varies(right):
+                # Otherwise `1000*$close/$close` would be an exponent that no limit has seen.
+                raise _no_field_left(op, [_sum_text(left), _sum_text(right)])
+            return self._arithmetic(op, left, right)
         if op in _COMPARISONS:
             return _atom(self._comparison(op, args, shift), 0)
         return self._opaque(node, shift)
@@ -85,13 +93,24 @@ class _Canon:
             return self._multiplied(left, right)
         if op == "Div":
             return self._multiplied(left, self._raised(right, -1))
-        if right and list(right) != [_ONE]:
+        if _varies(right):
+            if not _varies(left):
+                return self._constant_base(left, right)
             return _atom(f"Power({_sum_text(left)},{_sum_text(right)})", 0)
         power = right.get(_ONE, 0.0)
         if power == int(power):
             return self._raised(left, int(power))
-        root = _atom(f"Power({_sum_text(left)},{_number_text(abs(power))})", 0)
+        if _varies(left):
+            root = _atom(f"Power({_sum_text(left)},{_number_text(abs(power))})", 0)
+        else:
+            root = _constant("Power", [left.get(_ONE, 0.0), abs(power)])
         return root if power > 0 else self._raised(root, -1)
+
+    def _constant_base(self, left: Sum, right: Sum) -> Sum:
+        base = left.get(_ONE, 0.0)
+        if base <= 0:
+            raise refusal("bad_number", f"{_number_text(base)} to a varying power; a constant base is above 0")
+        return left if base == 1 else _atom(f"Power({_sum_text(left)},{_sum_text(right)})", 0)
 
     def _comparison(self, op: str, args: tuple[Node, ...], shift: int) -> str:
         """Return ``x > y`` as the sign of a difference whose first coefficient is 1 or -1."""
@@ -99,10 +118,11 @@ class _Canon:
         if op in ("Lt", "Le"):
             op, left, right = ("Gt" if op == "Lt" else "Ge"), right, left
         difference = _added(left, right, -1.0)
+        if not _varies(difference):
+            raise _no_field_left(op, [_sum_text(left), _sum_text(right)])
         if op in ("Eq", "Ne"):
             difference = _unsigned(difference)
-        if difference:
-            difference = _scaled(difference, 1 / abs(difference[_first(difference)]))
+        difference = _scaled(difference, 1 / abs(difference[_first(difference)]))
         return f"{op}({_sum_text(difference)},0)"
 
     def _opaque(self, node: Call, shift: int) -> Sum:
@@ -113,8 +133,18 @@ class _Canon:
             members = self._members(node, inside)
             if len(members) == 1:
                 return next(iter(members.values()))
+            if not any(_varies(member) for member in members.values()):
+                return _constant(node.op, [member.get(_ONE, 0.0) for member in members.values()])
             return _atom(_nested(node.op, sorted(members)), outside)
         sums = [self.sum_of(argument, inside) for argument in node.args]
+        kinds = [kind for _, kind in row.arguments]
+        series = [item for item, kind in zip(sums, kinds, strict=True) if kind in ("series", "varying", "boolean")]
+        if node.op in FOLDABLE and not any(_varies(item) for item in series):
+            return _constant(node.op, [item.get(_ONE, 0.0) for item in sums])
+        if any(kind == "varying" and not _varies(item) for item, kind in zip(sums, kinds, strict=True)):
+            raise _no_field_left(node.op, [_sum_text(item) for item in sums])
+        if row.unit == "choose" and sums[1] == sums[2]:
+            return sums[1]
         if row.even:
             sums[0] = _unsigned(sums[0])
         texts = [_sum_text(item) for item in sums]
@@ -193,6 +223,27 @@ class _Canon:
 
 _ARITHMETIC: Final = frozenset({"Add", "Sub", "Mul", "Div", "Power"})
 _COMPARISONS: Final = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne"})
+
+
+def _varies(item: Sum) -> bool:
+    return any(item)
+
+
+def _constant(op: str, numbers: list[float]) -> Sum:
+    try:
+        value = float(FOLDABLE[op](*numbers))
+    except (ArithmeticError, ValueError):
+        shown = ",".join([_number_text(number) for number in numbers])
+        raise refusal("bad_number", f"what is always {op}({shown:.80}) has no value; mend the formula") from None
+    return {_ONE: _finite(value)} if value else {}
+
+
+def _no_field_left(op: str, arguments: list[str]) -> ExpressionError:
+    return refusal(
+        "constant",
+        f"once computed, {op}({','.join(arguments):.120}) lacks a field where it needs one: the part is the same for "
+        "every instrument and day; leave it out or write the number",
+    )
 
 
 def _nested(op: str, members: list[str]) -> str:

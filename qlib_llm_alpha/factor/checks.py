@@ -28,6 +28,7 @@ _FIELD: Final = re.compile(r"\$\$?[A-Za-z]\w*", re.ASCII)
 _STOCK_GROWTH: Final = 5
 _HIGHEST: Final[dict[ArgumentKind, float]] = {"fraction": 1.0, "tail": 0.5}
 _MOST_PERIODS: Final = 40
+_NO_QUANTITY: Final = "a group code is no quantity; compare it with a code, or with its Ref, or group by it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +82,8 @@ def check(
     facts = visit.facts(root, 1, "")
     if not facts.varies:
         raise refusal("constant", f"no field occurs in {_quoted(root)}: it is the same for every instrument and day")
-    if isinstance(root, Field) and root.name in GROUPS:
-        visit.clash(root, f"{root.name} is a group code, not a quantity; compare it with a code or group by it")
+    if facts.is_code:
+        visit.clash(root, _NO_QUANTITY)
     return Findings(
         lookback=max(0, facts.back),
         lookahead=max(0, facts.ahead),
@@ -102,6 +103,9 @@ class _Facts(NamedTuple):
     truth: bool
     varies: bool
     stock_nodes: int  # after lowering, which repeats some arguments
+    power: float = 1.0  # product of the exponents of nested powers
+    exponentials: int = 0  # nested
+    is_code: bool = False  # a group code, or its Ref
 
 
 _LITERAL: Final = _Facts(0, 0, units.NUMBER, None, False, False, 1)
@@ -165,7 +169,7 @@ class _Visit:
             raise refusal("misplaced", f"{name} is a daily field; only $$ items stand inside P(...)")
         self.fields.add(name)
         unit = DAILY.get(name) or REPORTED.get(name) or (units.GROUP if name in GROUPS else units.ANY)
-        return _Facts(0, 0, unit, None, False, True, 1)
+        return _Facts(0, 0, unit, None, False, True, 1, is_code=name in GROUPS)
 
     def _call(self, node: Call, depth: int, inside: str) -> _Facts:
         row = _row(node)
@@ -263,10 +267,53 @@ class _Visit:
             raise refusal(
                 "too_many_nodes", f"written in Qlib's operators this has more than {nodes} nodes: {_quoted(node)}"
             )
+        self._codes(row, node, series)
+        if row.name == "Clip":
+            _ordered_bounds(node)
         varies = any([facts.varies for facts in series])
         value = None if varies else self._folded(row, node, series)
         unit = self._unit(row, node, series)
-        return _Facts(back, ahead, unit, value, row.unit in ("compare", "boolean"), varies, nodes)
+        power, exponentials = self._growth(row, node, series)
+        truth = row.unit in ("compare", "boolean")
+        is_code = row.name == "Ref" and series[0].is_code
+        return _Facts(back, ahead, unit, value, truth, varies, nodes, power, exponentials, is_code)
+
+    def _codes(self, row: Operator, node: Call, series: list[_Facts]) -> None:
+        if row.unit != "compare" and row.name != "Ref" and any([facts.is_code for facts in series]):
+            self.clash(node, _NO_QUANTITY)
+
+    def _growth(self, row: Operator, node: Call, series: list[_Facts]) -> tuple[float, int]:
+        """Return how powers and exponentials have piled up, both forgotten where the values are bounded."""
+        power = max([facts.power for facts in series])
+        exponentials = max([facts.exponentials for facts in series])
+        if row.name == "Log":
+            return 1.0, max(0, exponentials - 1)
+        if row.unit in ("ratio", "compare", "boolean") or row.name == "Tanh":
+            return 1.0, 0
+        if row.unit == "root":
+            return power * 0.5, exponentials
+        if row.unit == "square":
+            power *= 2
+        elif row.name == "Exp":
+            exponentials += 1
+        elif row.unit == "power":
+            exponent = _exponent(node, series)
+            if exponent is None:
+                exponentials += 1
+            else:
+                power = series[0].power * abs(exponent)
+        else:
+            return power, exponentials
+        if power > self.limits.exponent:
+            raise refusal(
+                "bad_number",
+                f"exponents go up to {self.limits.exponent:g}, nested ones multiplied; here {power:g}: {_quoted(node)}",
+            )
+        if exponentials > self.limits.exponentials:
+            raise refusal(
+                "bad_number", f"more than {self.limits.exponentials} nested exponentials overflow: {_quoted(node)}"
+            )
+        return power, exponentials
 
     def _folded(self, row: Operator, node: Call, series: list[_Facts]) -> float:
         if row.name not in FOLDABLE:
@@ -318,8 +365,7 @@ class _Visit:
 
     def _power(self, row: Operator, node: Call, series: list[_Facts]) -> Unit:
         base = series[0].unit
-        written = node.args[1]
-        exponent = written.value if isinstance(written, Number) else series[1].value
+        exponent = _exponent(node, series)
         if exponent is not None:
             if abs(exponent) > self.limits.exponent:
                 raise refusal("bad_number", f"exponents go up to {self.limits.exponent:g}: {_quoted(node)}")
@@ -354,6 +400,20 @@ def _row(node: Call) -> Operator:
     if node.op in WITHHELD:
         raise refusal("unknown_operator", f"{node.op}: {WITHHELD[node.op]}")
     raise refusal("unknown_operator", f"{node.op:.60} is not an operator{_operator_hint(node.op)}")
+
+
+def _exponent(node: Call, series: list[_Facts]) -> float | None:
+    """Return the constant exponent of a power, or None where it varies."""
+    written = node.args[1]
+    return written.value if isinstance(written, Number) else series[1].value
+
+
+def _ordered_bounds(node: Call) -> None:
+    low, high = (argument.value for argument in node.args[1:] if isinstance(argument, Number))
+    if low > high:
+        raise refusal("bad_argument", f"the lower bound {low!r} is above the upper {high!r}, in {_quoted(node)}")
+    if low == high:
+        raise refusal("constant", f"both bounds are {low!r}, so the value is always that, in {_quoted(node)}")
 
 
 def _accept(kind: ArgumentKind, facts: _Facts, argument: Node, node: Call) -> None:

@@ -19,6 +19,8 @@ __all__ = ["Call", "Code", "Expression", "Field", "Limits", "Node", "Number", "e
 
 _LOG = logging.getLogger(__name__)
 _DEFAULT_LIMITS = Limits()
+# Qlib's Alpha360 publishes it as CLOSE0; every other formula without a field left is refused.
+_PUBLISHED_CONSTANT = Call("Div", (Field("$close"), Field("$close")))
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,11 @@ def expression_of(
         is_cross_sectional=found.is_cross_sectional,
         warnings=found.warnings,
     )
-    # Arithmetic on the constants may still overflow; better here than where the id is first asked for.
-    _ = expression.canonical
+    # The algebra may still refuse; better here than where the id is first asked for.
+    if "$" not in expression.canonical and root != _PUBLISHED_CONSTANT:
+        raise refusal(
+            "constant",
+            f"{expression.text:.120} is always {expression.canonical:.30}: the fields cancel, and it is the same for "
+            "every instrument and day",
+        )
     return expression

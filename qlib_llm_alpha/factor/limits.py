@@ -24,7 +24,9 @@ class Limits:
     number : float
         Largest absolute value of a number; its smallest, apart from 0, is 1e-30.
     exponent : float
-        Largest absolute value of a constant exponent.
+        Largest absolute value of a constant exponent; of nested powers, the product counts.
+    exponentials : int
+        Nested ``Exp``, or powers with a varying exponent.
     """
 
     text: int = 4000
@@ -34,3 +36,4 @@ class Limits:
     lookback: int = 1000
     number: float = 1e15
     exponent: float = 10.0
+    exponentials: int = 2

@@ -104,6 +104,12 @@ def _python_source(text: str, limits: Limits) -> str:
         if match is None:
             raise _unreadable(text, position)
         word, kind = match.group(), match.lastgroup
+        if kind == "number" and word[0] == "0" and word[1:2].isdigit():
+            plain = word.lstrip("0") or "0"
+            raise refusal(
+                "syntax_error",
+                f"a number does not begin with a needless 0; write {plain:.20} {_place(text, position, match.end())}",
+            )
         if kind == "space":
             pieces.append(" " * len(word))
             position = match.end()

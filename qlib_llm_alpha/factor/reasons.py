@@ -46,7 +46,7 @@ REASONS: Final[dict[Reason, str]] = {
     "look_ahead": "a negative shift, which reads the future",
     "wrong_numbers": "an operator or window for which Qlib computes something else than its name says",
     "bad_number": "a number that is not finite, too large, too small, or a division by zero",
-    "constant": "a formula, or the argument of an operator, in which no field occurs",
+    "constant": "a formula, or the argument of an operator, in which no field occurs or is left after algebra",
     "needs_boolean": "`If`, `And`, `Or`, `Not` on something that is not a comparison",
     "unit_clash": "two quantities of different units added, compared or chosen between",
     "misplaced": "a `$$field` outside `P(...)`, a daily `$field` inside it, or a cross-section where there is none",

@@ -34,7 +34,7 @@ def test_the_limits_on_the_page_are_the_limits() -> None:
     for figure in (limits.text, limits.depth, limits.nodes, limits.window, limits.lookback):
         assert re.search(rf"\b{figure}\b", PAGE)
     assert f"{limits.number:g}" in PAGE
-    assert len(dataclasses.fields(Limits)) == 7
+    assert len(dataclasses.fields(Limits)) == 8
 
 
 def test_the_example_on_the_page_is_true() -> None:

@@ -71,7 +71,7 @@ def test_the_tree_keeps_what_was_written() -> None:
         "$change/($change/$change)",
         "Power($change,-2)",
         "1e-12+$volume",
-        "-0.0*$change",
+        "-0.0*$change+$st",
     ],
 )
 def test_signs_and_parentheses_survive_the_round_trip(text: str) -> None:
@@ -395,3 +395,65 @@ def test_five_thousand_formulas_are_checked_in_under_two_seconds() -> None:
     assert time.process_time() - started < 2
     assert sum(result.ok for result in results) == 4500
     assert isinstance(parse(texts[1]), Expression)
+
+
+def test_the_published_self_ratio_of_alpha360_is_the_only_formula_without_a_field_that_passes() -> None:
+    assert parse("$close/$close").canonical == "1"
+    for text in ("$open/$open", "2*($close/$close)", "$close-$close", "$close/$close*1"):
+        assert refused(text).reason == "constant"
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("$change+Log($close/$close)", "$change"),
+        ("$open*Power(4*$close/$close,0.5)", "2*$open"),
+        ("$open*Greater($close/$close,2)", "2*$open"),
+        ("$open+Abs($close-$close)", "$open"),
+        ("$change+Power(2*$st-$st-$st,0.5)", "$change"),
+        ("If($close>$open,$low,$low)", "$low"),
+    ],
+)
+def test_functions_of_constants_that_algebra_leaves_are_computed(text: str, canonical: str) -> None:
+    assert parse(text).canonical == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Power(Power($close,2),5)",
+        "Power(Sqrt(Power($close,10)),2)",
+        "Power(Rank(Power($close,5),5),5)",
+        "Power(Log(Power($close,10)),10)",
+        "Exp(Exp($change))",
+        "Exp(Log(1+Exp(Exp($change))))",
+        "Exp(Tanh(Exp(Exp($change))))",
+    ],
+)
+def test_growth_within_the_limits_and_growth_that_is_undone_pass(text: str) -> None:
+    assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "If($industry==Ref($industry,5),$change,0)",
+        "Mean($industry==12,5)",
+        "Ref(Ref($industry,5),5)!=$industry",
+        "CSRank(CSNeutralize($change,$industry))",
+    ],
+)
+def test_group_codes_are_compared_and_grouped_by(text: str) -> None:
+    assert "$industry" in parse(text).fields
+
+
+def test_a_group_code_that_is_computed_with_is_let_pass_with_a_warning_on_request() -> None:
+    assert parse("Mean($industry,5)", units="warn").warnings == (
+        "a group code is no quantity; compare it with a code, or with its Ref, or group by it, in Mean($industry,5)",
+    )
+
+
+def test_a_needless_zero_is_refused_in_our_words() -> None:
+    assert refused("Ref($close,05)").detail == (
+        "a number does not begin with a needless 0; write 5 at character 12: Ref($close,-->05<--)"
+    )

@@ -13,7 +13,7 @@ from qlib_llm_alpha.factor.operators import OPERATORS
 from qlib_llm_alpha.factor.tree import Call, Field, Node, Number, walk
 from tests.factor.trees import series
 
-LARGE = Limits(text=100_000, depth=200, nodes=10_000, lookback=100_000, number=1e100, exponent=1e6)
+LARGE = Limits(text=100_000, depth=200, nodes=10_000, lookback=100_000, number=1e100, exponent=1e6, exponentials=100)
 quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -21,8 +21,9 @@ def _expression(root: Node) -> Expression:
     try:
         return expression_of(root, units="warn")
     except ExpressionError as error:
-        # Random constants may divide by zero or overflow, random windows may add up; nothing else may be wrong.
-        assume(error.reason not in ("bad_number", "lookback_limit", "too_many_nodes"))
+        # Random constants may divide by zero or overflow, random windows may add up, and in random formulas everything
+        # may cancel; nothing else may be wrong.
+        assume(error.reason not in ("bad_number", "lookback_limit", "too_many_nodes", "constant"))
         raise
 
 
@@ -92,12 +93,8 @@ def test_another_spelling_has_the_same_canonical_form(root: Node, data: st.DataO
 @given(series(4))
 def test_the_canonical_form_of_the_canonical_form_is_itself(root: Node) -> None:
     expression = _expression(root)
-    try:
-        again = parse(expression.canonical, units="warn", limits=LARGE)
-    except ExpressionError as error:
-        # Algebra can leave a constant: `$close>$close` is `Gt(0,0)`.
-        assume(error.reason != "constant")
-        raise
+    assume("$" in expression.canonical)
+    again = parse(expression.canonical, units="warn", limits=LARGE)
     assert again.canonical == expression.canonical
 
 

@@ -56,6 +56,8 @@ def call(draw: st.DrawFn, row: Operator, depth: int, leaves: tuple[str, ...], ev
             args.append(Field("$industry"))
         else:
             args.append(Code("SH000300"))
+    if row.name == "Clip":
+        args[1:] = map(Number, draw(st.sampled_from([(0.5, 1), (0.5, 3), (1, 2), (2, 3)])))
     return Call(row.name, tuple(args))
 
 
