@@ -54,6 +54,35 @@ def check_dates(start: object, end: object, *, what: str, freq: str = "day") -> 
             )
 
 
+def check_inside(
+    inner: tuple[object, object], outer: tuple[object, object], *, what: str, where: str, freq: str = "day"
+) -> None:
+    """Refuse a range with trading days outside another one.
+
+    Parameters
+    ----------
+    inner, outer : pair of dates
+        First and last day, both included. ``None`` in ``outer`` is unbounded, in ``inner`` not compared.
+    what, where : str
+        What the two ranges are, for the message.
+
+    Raises
+    ------
+    ConfigError
+        A trading day of ``inner`` lies outside ``outer``. Holidays do not count.
+    """
+    begin, finish = _timestamp(inner[0], what), _timestamp(inner[1], what)
+    first, last = _timestamp(outer[0], where), _timestamp(outer[1], where)
+    calendar = pd.DatetimeIndex(D.calendar(freq=freq))
+    early = begin is not None and first is not None and ((calendar >= begin) & (calendar < first)).any()
+    late = finish is not None and last is not None and ((calendar > last) & (calendar <= finish)).any()
+    if early or late:
+        raise ConfigError(
+            f"{what} runs from {inner[0]} to {inner[1]}; expected it inside the {where}, {outer[0]} to {outer[1]}: "
+            "mend one of the two"
+        )
+
+
 def check_universe(instruments: object, *, freq: str = "day") -> list[str]:
     """Return the codes of a universe; refuse an unknown market or code, an empty universe and a single instrument."""
     root = provider_root(freq)
@@ -91,7 +120,7 @@ def check_fields(fields: Sequence[str], codes: Sequence[str], *, freq: str = "da
         )
 
 
-def check_label(text: str, *, days: int) -> Expression:
+def check_label(text: str, *, days: int, what: str = "the segment") -> Expression:
     """Parse a label and refuse one that reads no future bar or needs more bars than there are.
 
     Parameters
@@ -100,6 +129,8 @@ def check_label(text: str, *, days: int) -> Expression:
         The label's expression; the one place where look-ahead is meant.
     days : int
         Trading days of the range that is loaded.
+    what : str
+        The name of that range, for the message.
     """
     label = parse(text, allow_future=True)
     if label.lookahead < 1:
@@ -109,7 +140,7 @@ def check_label(text: str, *, days: int) -> Expression:
         )
     if label.lookahead >= days:
         raise ConfigError(
-            f"label {text!r} needs {label.lookahead} bars after its date, and the segment has {days}; shorten the "
+            f"label {text!r} needs {label.lookahead} bars after its date, and {what} has {days} days; shorten the "
             "horizon or lengthen the segment"
         )
     return label

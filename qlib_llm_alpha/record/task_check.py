@@ -22,9 +22,11 @@ from qlib.data import D
 from qlib.data.dataset import Dataset
 from qlib.utils import get_callable_kwargs
 
-from qlib_llm_alpha.data.preflight import check_dates, provider_root
+from qlib_llm_alpha.data.handler import LABEL, FactorSetHandler
+from qlib_llm_alpha.data.preflight import check_dates, check_inside, check_label, provider_root
 from qlib_llm_alpha.errors import ConfigError, ProviderError
 from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.gating.mixture import GATES
 
 TASK_KEYS = ("model", "dataset", "record", "reweighter")
 CLASS_KEYS = ("class", "func", "module_path", "kwargs")
@@ -42,6 +44,8 @@ NEED_MODULE = (
     *("model", "dataset", "handler", "dataloader_l"),
     *("strategy", "executor", "exchange", "inner_executor", "inner_strategy"),
 )
+# By name: a record room does not import a strategy.
+GATED_STRATEGY = ("qlib_llm_alpha.strategy.gated", "GatedTopkStrategy")
 # Classes that take any keyword and drop it, or hand it to a method: what their kinds accept beside named parameters.
 ENDS: dict[type, tuple[str, ...]] = {Dataset: ("handler_kwargs",), BaseExecutor: ()}
 SIMILAR = 0.8  # share of letters from which a setting that Qlib does not know is taken for a misspelt one
@@ -59,7 +63,9 @@ def check_task(task: Mapping[str, Any]) -> None:
     ------
     ConfigError
         A misspelt key anywhere, a class that does not exist, segments that overlap or are out of order, dates outside
-        the calendar, a backtest that ends on the calendar's last day.
+        the calendar, segments outside the handler's dates, processors fitted on days of a later segment than train, a
+        label that reaches over a whole segment, a backtest outside the test segment or the exchange's dates, a backtest
+        that ends on the calendar's last day, a ``topk``, ``n_drop`` or ``gate`` that ``GatedTopkStrategy`` refuses.
     ProviderError
         A missing provider or benchmark.
 
@@ -80,12 +86,16 @@ def check_task(task: Mapping[str, Any]) -> None:
     if not _daily():
         return
     dataset = task["dataset"]
-    segments = dataset.get("kwargs", {}).get("segments") if isinstance(dataset, Mapping) else None
-    if isinstance(segments, Mapping):
-        for segment in Walls.from_segments(_closed(segments)).segments:
+    settings = dataset.get("kwargs") or {} if isinstance(dataset, Mapping) else {}
+    walls = None
+    if isinstance(settings.get("segments"), Mapping):
+        walls = Walls.from_segments(_closed(settings["segments"]))
+        for segment in walls.segments:
             check_dates(segment.start, segment.end, what=f"segment {segment.name!r}")
+        if isinstance(settings.get("handler"), Mapping):
+            _check_handler(settings["handler"], walls)
     for place, config in _backtests(task):
-        _check_backtest(config["backtest"], f"{place}.backtest")
+        _check_backtest(config["backtest"], f"{place}.backtest", walls)
 
 
 def _check_settings(settings: Any) -> None:
@@ -158,6 +168,19 @@ def _check_class(config: Mapping[str, Any], place: str, module: Any) -> None:
     accepted = _keywords(kind)
     if accepted is not None:
         _check_keys(kwargs or {}, accepted, f"{place}.kwargs of {kind.__name__}")
+    if (kind.__module__, kind.__name__) == GATED_STRATEGY:
+        _check_gated_strategy(kwargs or {}, f"{place}.kwargs")
+
+
+def _check_gated_strategy(kwargs: Mapping[str, Any], place: str) -> None:
+    topk, n_drop, gate = kwargs.get("topk"), kwargs.get("n_drop"), kwargs.get("gate")
+    for name, value in (("topk", topk), ("n_drop", n_drop)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{place}: {name} is {value!r}; expected a whole number of names: give topk 50, n_drop 5")
+    if not 0 < kwargs["n_drop"] <= kwargs["topk"]:
+        raise ConfigError(f"{place}: topk is {topk!r} and n_drop {n_drop!r}; expected 0 < n_drop <= topk: mend them")
+    if gate is not None and gate not in GATES:
+        raise ConfigError(f"{place}: gate is {gate!r}; expected one of {list(GATES)}: choose one or leave it out")
 
 
 def _keywords(kind: Any) -> tuple[str, ...] | None:
@@ -260,7 +283,47 @@ def _check_portfolio(config: Mapping[str, Any], place: str) -> None:
         )
 
 
-def _check_backtest(settings: Mapping[str, Any], place: str) -> None:
+def _check_handler(config: Mapping[str, Any], walls: Walls) -> None:
+    """Refuse dates of a handler that do not go with the segments, and a label longer than a fitted segment."""
+    kind, _ = get_callable_kwargs(dict(config))
+    kwargs = config.get("kwargs") or {}
+    start, end, fit_end = (kwargs.get(name) for name in ("start_time", "end_time", "fit_end_time"))
+    check_dates(start, end, what="handler start_time, end_time")
+    for segment in walls.segments:
+        check_inside(
+            (segment.start, segment.end),
+            (start, end),
+            what=f"segment {segment.name!r}",
+            where="handler's start_time and end_time",
+        )
+    check_dates(None, fit_end, what="handler fit_end_time")
+    # The days between two segments belong to neither: a train that is purged by hand ends a few days before the fit.
+    later = walls.segments[1:]
+    if fit_end is not None and later and pd.Timestamp(str(fit_end)) >= pd.Timestamp(later[0].start):
+        raise ConfigError(
+            f"handler fit_end_time is {fit_end}, and segment {later[0].name!r} begins {later[0].start}; expected the "
+            f"processors to be fitted on train alone, which ends {walls.train.end}: set fit_end_time to that day"
+        )
+    if inspect.isclass(kind) and issubclass(kind, FactorSetHandler):
+        for text in _label_texts(kwargs.get("label")):
+            for fitted in (walls.train, walls.valid):
+                if fitted is not None:
+                    days = len(D.calendar(fitted.start, fitted.end))
+                    check_label(text, days=days, what=f"segment {fitted.name!r}")
+
+
+def _label_texts(label: Any) -> list[str]:
+    """Return the expressions of a handler's ``label``; nothing for a form that the handler itself refuses."""
+    if label is None:
+        return [LABEL]
+    if isinstance(label, str):
+        return [label]
+    if isinstance(label, (list, tuple)) and len(label) == 2 and isinstance(label[0], (list, tuple)):
+        label = label[0]
+    return [text for text in label if isinstance(text, str)] if isinstance(label, (list, tuple)) else []
+
+
+def _check_backtest(settings: Mapping[str, Any], place: str, walls: Walls | None) -> None:
     start, end = settings.get("start_time"), settings.get("end_time")
     check_dates(start, end, what=place)
     last = D.calendar(future=True)[-1]
@@ -269,6 +332,14 @@ def _check_backtest(settings: Mapping[str, Any], place: str) -> None:
             f"{place} ends {end}, and the calendar on {last.date()}; Qlib needs one trading day after the end: end a "
             "day earlier or import more bars"
         )
+    if walls is not None and walls.test is not None:
+        check_inside((start, end), (walls.test.start, walls.test.end), what=place, where="segment 'test'")
+    exchange = (settings.get("exchange_kwargs") or {}).get("exchange")
+    if isinstance(exchange, Mapping):
+        kwargs = exchange.get("kwargs") or {}
+        open_days = (kwargs.get("start_time"), kwargs.get("end_time"))
+        check_dates(*open_days, what=f"{place}.exchange_kwargs.exchange.kwargs")
+        check_inside((start, end), open_days, what=place, where="exchange's start_time and end_time")
     benchmark = settings.get("benchmark", inspect.signature(backtest).parameters["benchmark"].default)
     if isinstance(benchmark, str) and D.features([benchmark], ["$close"], start, end).dropna().empty:
         raise ProviderError(
@@ -282,4 +353,4 @@ def _check_keys(given: Mapping[str, Any], known: tuple[str, ...], place: str) ->
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else "; mend the name or leave it out"
-            raise ConfigError(f"{place}: unknown key {key!r}; expected some of {sorted(known)}{hint}")
+            raise ConfigError(f"{place}: unknown key {key!r}; expected some of {sorted(set(known))}{hint}")

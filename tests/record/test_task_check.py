@@ -124,6 +124,90 @@ def test_a_backtest_that_cannot_be_is_refused(
             check_task(task)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (f"{HANDLER}.kwargs.start_time", "2019-07-01", "segment 'train' runs from 2019-06-03 .* 2019-07-01 to"),
+        (f"{HANDLER}.kwargs.end_time", "2021-06-25", "segment 'test' runs .* expected it inside the handler's"),
+        (f"{HANDLER}.kwargs.end_time", "2031-06-25", "2031-06-25 lies outside"),
+        (f"{HANDLER}.kwargs.fit_end_time", VALID[0], "fit_end_time is 2020-08-03, and segment 'valid' begins"),
+        (f"{HANDLER}.kwargs.fit_end_time", "then", "'then' is no date"),
+        (f"{PORTFOLIO}.backtest.start_time", VALID[1], "backtest runs from 2020-12-31 .* inside the segment 'test'"),
+        (f"{PORTFOLIO}.backtest.end_time", "2021-06-29", "to 2021-06-29; expected it inside the segment 'test'"),
+        (f"{EXCHANGE}.kwargs.start_time", "2021-02-01", "inside the exchange's start_time and end_time, 2021-02-01"),
+        (f"{EXCHANGE}.kwargs.end_time", "2021-06-01", "inside the exchange's .* to 2021-06-01: mend"),
+        (f"{EXCHANGE}.kwargs.end_time", "2020-06-01", "exchange.kwargs: starts 2021-01-04 after it ends"),
+    ],
+)
+def test_dates_that_do_not_go_together_are_refused(path: str, value: str, said: str, qlib_small: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_task(changed(gated_task(), path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (f"{HANDLER}.kwargs.start_time", TRAIN[0]),
+        (f"{HANDLER}.kwargs.end_time", None),
+        (f"{HANDLER}.kwargs.end_time", TEST[1]),
+        (f"{SEGMENTS}.train", [TRAIN[0], "2020-07-29"]),  # purged by hand: fitted to the end of July all the same
+        (f"{PORTFOLIO}.backtest.start_time", "2021-01-01"),  # a holiday before the first day of test
+        (f"{EXCHANGE}.kwargs.start_time", None),
+        (f"{EXCHANGE}.kwargs.end_time", END),
+    ],
+)
+def test_dates_that_differ_without_harm_pass(path: str, value: Any, qlib_small: Path) -> None:
+    check_task(changed(gated_task(), path, value))
+
+
+FAR = "Ref($close, -120)/Ref($close, -1) - 1"
+
+
+@pytest.mark.parametrize("label", [FAR, [FAR], [[FAR], ["FAR"]], ["Ref($close, -2)/$close", FAR]])
+def test_a_label_that_reaches_over_a_whole_segment_is_refused(label: Any, qlib_small: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs 120 bars after its date, and segment 'valid' has \d+ days"):
+        check_task(changed(gated_task(), f"{HANDLER}.kwargs.label", label))
+
+
+def test_the_default_label_needs_more_than_two_days_of_valid(qlib_small: Path) -> None:
+    with pytest.raises(ConfigError, match="needs 2 bars after its date, and segment 'valid' has 2 days"):
+        check_task(changed(gated_task(), f"{SEGMENTS}.valid", ["2020-08-03", "2020-08-04"]))
+    check_task(changed(gated_task(), f"{SEGMENTS}.valid", ["2020-08-03", "2020-08-05"]))
+
+
+def test_a_label_of_a_stock_handler_is_left_to_qlib(qlib_small: Path) -> None:
+    check_task(changed(alpha158_task(), f"{HANDLER}.kwargs.label", [FAR]))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "said"),
+    [
+        ({"topk": 5, "n_drop": 6}, "topk is 5 and n_drop 6; expected 0 < n_drop <= topk"),
+        ({"topk": 5, "n_drop": 0}, "expected 0 < n_drop <= topk"),
+        ({"topk": 5.0, "n_drop": 2}, "topk is 5.0; expected a whole number"),
+        ({"topk": "5", "n_drop": 2}, "topk is '5'; expected a whole number"),
+        ({"topk": 5, "n_drop": True}, "n_drop is True; expected a whole number"),
+        ({"topk": 5}, "n_drop is None; expected a whole number"),
+        ({"topk": 5, "n_drop": 2, "gate": "softmx"}, "gate is 'softmx'; expected one of .*'softmax'"),
+    ],
+)
+def test_values_that_the_strategy_would_refuse_after_the_fit_are_refused(
+    kwargs: dict[str, Any], said: str, qlib_small: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_task(changed(gated_task(), f"{PORTFOLIO}.strategy.kwargs", {"signal": "<PRED>", **kwargs}))
+
+
+def test_a_gate_that_there_is_passes(qlib_small: Path) -> None:
+    check_task(changed(gated_task(), f"{PORTFOLIO}.strategy.kwargs.gate", "static"))
+
+
+def test_each_known_name_is_listed_once(qlib_small: Path) -> None:
+    with pytest.raises(ConfigError) as told:
+        check_task(changed(gated_task(), f"{PORTFOLIO}.strategy.kwargs.top_k", 5))
+    assert str(told.value).count("'signal'") == 1
+
+
 def test_a_portfolio_without_a_backtest_is_refused(qlib_small: Path) -> None:
     task = gated_task()
     del task["record"][3]["kwargs"]["config"]["backtest"]
