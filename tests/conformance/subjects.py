@@ -17,6 +17,7 @@ def subclasses(room: ModuleType, parent: type[T]) -> tuple[type[T], ...]:
     for info in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
         module = importlib.import_module(info.name)
         for _, candidate in inspect.getmembers(module, inspect.isclass):
-            if issubclass(candidate, parent) and candidate.__module__ == module.__name__:
+            # The module first: on Python 3.10 an alias such as list[int] passes for a class and cannot be asked.
+            if candidate.__module__ == module.__name__ and issubclass(candidate, parent):
                 found.add(candidate)
     return tuple(sorted(found, key=lambda kind: kind.__name__))

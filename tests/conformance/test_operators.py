@@ -63,7 +63,7 @@ def classes() -> Iterator[type[Expression]]:
     for module in pkgutil.iter_modules(qlib_llm_alpha.ops.__path__):
         loaded = importlib.import_module(f"qlib_llm_alpha.ops.{module.name}")
         for _, found in inspect.getmembers(loaded, inspect.isclass):
-            if issubclass(found, Expression) and found.__module__ == loaded.__name__:
+            if found.__module__ == loaded.__name__ and issubclass(found, Expression):
                 yield found
 
 

@@ -165,7 +165,8 @@ def test_no_operator_reads_the_future(row: Operator) -> None:
     poisoned = _bars()
     for values in poisoned.values():
         values[81:] = 1e6
-    np.testing.assert_array_equal(qlib_values(text, _bars())[:81], qlib_values(text, poisoned)[:81])
+    # Not to the last bit: pandas 2.2 centres rolling skewness and kurtosis on the whole column.
+    np.testing.assert_allclose(qlib_values(text, _bars())[:81], qlib_values(text, poisoned)[:81], rtol=1e-5)
 
 
 @pytest.mark.parametrize("row", EVALUABLE, ids=lambda row: row.name)
