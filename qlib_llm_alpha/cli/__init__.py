@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from qlib_llm_alpha import __version__
@@ -30,16 +31,22 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; an error of ours becomes one line on stderr and exit code 2."""
+    """Run one command; an error of ours becomes one line on stderr and exit code 2, a reader that left exit code 1."""
     args = build_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()
     except QlibLLMAlphaError as error:
         print(f"qlib-llm-alpha: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The interpreter flushes again when it ends, and would complain of the same pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         print(f"qlib-llm-alpha: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    return code
 
 
 if __name__ == "__main__":

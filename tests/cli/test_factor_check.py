@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,57 @@ def test_a_call_that_argparse_refuses_exits_with_2(call: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(call)
     assert caught.value.code == 2
+
+
+def test_a_line_that_is_too_long_is_refused_without_being_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "long.txt"
+    with file.open("wb") as stream:
+        stream.write(b"$close\n")
+        for _ in range(40):
+            stream.write(b"$close+$open" * 100_000)
+        stream.write(b"\n$open\n")
+    tracemalloc.start()
+    code = main(["factor", "check", "--json", str(file)])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert code == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["reason"] for row in rows] == [None, "too_long", None]
+    assert len(rows[1]["expression"]) < 250
+    assert most < 8_000_000
+
+
+@pytest.mark.parametrize("line", [" " * 5000 + "$close", "é" * 3000, "(" * 5000])
+def test_a_long_line_is_never_taken_for_a_blank_one(line: str, write, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["factor", "check", write(f"{line}\n$close\n")]) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert "[too_long] more than 4000 characters" in first
+    assert second.startswith("ok")
+
+
+def test_the_longest_formula_passes_and_a_long_note_is_a_note(write, capsys: pytest.CaptureFixture[str]) -> None:
+    longest = "$close" + " " * 3988 + "-$open"
+    assert main(["factor", "check", write(f"# {'x' * 9000}\n{longest}\r\n")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["factor", "check", write(f"{longest} ;")]) == 1
+    assert len(capsys.readouterr().out) < 500
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_file_without_end_is_a_bad_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["factor", "check", "/dev/full"]) == 2
+    assert "no line end" in capsys.readouterr().err
+
+
+RUN = "import sys; from qlib_llm_alpha.cli import main; sys.exit(main())"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(write) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    call = [sys.executable, "-c", RUN, "factor", "check", write("$close\n" * 3)]
+    done = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
