@@ -1,0 +1,152 @@
+"""What a kernel is, and the table that the modules beside this one fill.
+
+A kernel computes one windowed operator on one *tile*: ``x[rows, lanes]``, time down, ``LANES`` neighbouring instruments
+side by side. The loop over time is outside, the loop over lanes inside, so that the compiler turns the lanes into
+vector instructions and the state of all lanes stays in the first-level cache.
+
+Timing: row ``t`` of the result reads rows ``t - window + 1`` to ``t`` and nothing later.
+
+NaN rule: as pandas with ``min_periods=1``: missing values are left out, infinite ones count as missing, and a window
+without a value gives NaN. A kernel that differs says so.
+
+Where numba is missing the same table is served by numpy and bottleneck (``fallback``), slower, to the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+try:
+    import numba
+except ImportError:  # pragma: no cover - tested in a process without numba
+    numba = None
+
+Array = NDArray[np.float64]
+Lanes = NDArray[np.int64]
+Run = Callable[..., None]
+Fallback = Callable[..., Array]
+
+LANES: Final = 32
+"""Instruments side by side: fewer and the loops unroll badly, more and a tile leaves the second-level cache."""
+
+HAVE_NUMBA: Final = numba is not None
+
+_ROWS_AT_ONCE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One windowed operator.
+
+    Parameters
+    ----------
+    name : str
+        As in the factor language or in Qlib.
+    inputs : int
+        Tiles that it reads, 1 or 2.
+    run : callable
+        ``run(x, out, window, first, *parameters)``, or ``run(x, y, out, window, first, *parameters)``: compiled.
+        ``x``, ``y`` are (rows, LANES) float32 or float64, ``out`` is (rows, LANES) float64, ``window`` counts rows and
+        is beyond the number of rows for an expanding window, ``first`` (LANES,) is the row at which the instrument
+        begins to exist: rows before it are NaN and are no part of any window.
+    fallback : callable
+        ``fallback(x, window, first, *parameters)`` (or ``x, y, ...``) returns what ``run`` writes; inputs are float64.
+    """
+
+    name: str
+    inputs: int
+    run: Run
+    fallback: Fallback
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Several kernels of one input and window whose results cost little more together than one of them.
+
+    Parameters
+    ----------
+    members : tuple of str
+        Names of kernels, in the order of the outputs. The same name twice means two nodes that differ in parameters.
+    run : callable
+        ``run(x, out_1, ..., out_n, window, first, *parameters of 1, ..., *parameters of n)``: compiled. Each output
+        equals, bit for bit, what the kernel of that name writes.
+    """
+
+    members: tuple[str, ...]
+    run: Run
+
+
+KERNELS: dict[str, Kernel] = {}
+GROUPS: list[Group] = []
+
+
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile ``function`` when it is first called, keep the machine code on disk; without numba return it unchanged."""
+    if numba is None:  # pragma: no cover - tested in a process without numba
+        return function
+    compiled: Callable[..., Any] = numba.njit(
+        error_model="numpy", nogil=True, boundscheck=False, cache=True, **options
+    )(function)
+    return compiled
+
+
+def kernel(name: str, fallback: Fallback, *, inputs: int = 1) -> Callable[[Callable[..., None]], Run]:
+    """Enter the decorated function in :data:`KERNELS` under ``name`` and compile it."""
+
+    def enter(function: Callable[..., None]) -> Run:
+        compiled = jit(function)
+        KERNELS[name] = Kernel(name, inputs, compiled, fallback)
+        return compiled
+
+    return enter
+
+
+def group(*members: str) -> Callable[[Callable[..., None]], Run]:
+    """Enter the decorated function in :data:`GROUPS` and compile it."""
+
+    def enter(function: Callable[..., None]) -> Run:
+        compiled = jit(function)
+        GROUPS.append(Group(members, compiled))
+        return compiled
+
+    return enter
+
+
+def over_windows(measure: Callable[..., Array]) -> Fallback:
+    """Make a fallback of a function of whole windows.
+
+    Parameters
+    ----------
+    measure : callable
+        ``measure(windows, length, *parameters)``: ``windows`` (rows, lanes, window) float64, oldest first, NaN where
+        there is no value, infinite values already NaN; ``length`` (rows, lanes) int, how many rows of the window exist.
+        Returns (rows, lanes). Warnings of empty windows are silenced, and their result becomes NaN.
+
+    Returns
+    -------
+    callable
+        A :class:`Kernel` ``fallback`` for one input, O(rows x window).
+    """
+
+    def fallback(x: Array, window: int, first: Lanes, *parameters: float) -> Array:
+        rows, lanes = x.shape
+        width = min(window, rows)
+        padded = np.concatenate([np.full((width - 1, lanes), np.nan), np.where(np.isfinite(x), x, np.nan)])
+        out = np.empty((rows, lanes))
+        for start in range(0, rows, _ROWS_AT_ONCE):
+            stop = min(rows, start + _ROWS_AT_ONCE)
+            windows = sliding_window_view(padded[start : stop + width - 1], width, axis=0)
+            begins = np.maximum(np.arange(start, stop)[:, None] - width + 1, first[None, :])
+            length = np.maximum(np.arange(start, stop)[:, None] + 1 - begins, 0)
+            with np.errstate(all="ignore"):
+                measured = measure(windows, length, *parameters)
+            out[start:stop] = np.where(np.isnan(windows).all(axis=-1), np.nan, measured)
+        return out
+
+    return fallback
