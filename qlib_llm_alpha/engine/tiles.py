@@ -1,7 +1,7 @@
 """The engine's panel: columns of bars in tiles, read when they are first asked for.
 
-A column is ``(tiles, T, LANES)`` float32: tile ``n // LANES``, lane ``n % LANES`` holds instrument ``n``, time runs down.
-All intermediate results of one tile fit the second-level cache, which is where the engine's speed comes from. The last
+A column is ``(tiles, T, LANES)`` float32: tile ``n // LANES``, lane ``n % LANES`` holds instrument ``n``, time runs
+down. All intermediate results of one tile fit the second-level cache, which is where the engine's speed comes from. The last
 tile is filled up with lanes that never exist.
 
 An instrument *exists* in a column from its first stored row to its last, its *span*; Qlib's series has exactly these

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 try:
     import numba
 except ImportError:  # pragma: no cover - tested in a process without numba
-    numba = None
+    numba = None  # type: ignore[assignment]
 
 Array = NDArray[np.float64]
 Lanes = NDArray[np.int64]
@@ -87,7 +87,7 @@ GROUPS: list[Group] = []
 
 
 def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Compile ``function`` when it is first called, keep the machine code on disk; without numba return it unchanged."""
+    """Compile ``function`` at its first call and keep the machine code on disk; without numba return it as it is."""
     if numba is None:  # pragma: no cover - tested in a process without numba
         return function
     compiled: Callable[..., Any] = numba.njit(
