@@ -1,7 +1,7 @@
 """The engine's panel: columns of bars in tiles, read when they are first asked for.
 
 A column is ``(tiles, T, LANES)`` float32: tile ``n // LANES``, lane ``n % LANES`` holds instrument ``n``, time runs
-down. All intermediate results of one tile fit the second-level cache, which is where the engine's speed comes from. The last
+down. The intermediate results of one tile fit the second-level cache: that is where the engine is fast. The last
 tile is filled up with lanes that never exist.
 
 An instrument *exists* in a column from its first stored row to its last, its *span*; Qlib's series has exactly these
@@ -143,6 +143,7 @@ class TiledPanel:
         self.source = source
         self.member = None if member is None else tiled(np.asarray(member, dtype=np.bool_), False, self.shape)
         self._columns: dict[str, Column] = {}
+        self._others: dict[str, TiledPanel] = {}
         self._lock = threading.RLock()
 
     @property
@@ -178,6 +179,16 @@ class TiledPanel:
     def window(self, begin: int, end: int) -> TiledPanel:
         """Return rows ``begin <= t < end`` as a panel of views; columns not yet in memory are read whole first."""
         return _Window(self, begin, end)
+
+    def of_instrument(self, code: str) -> TiledPanel:
+        """Return the panel of one instrument over the same days, whether or not it is one of ours."""
+        with self._lock:
+            if code not in self._others:
+                self._others[code] = self._alone(code)
+            return self._others[code]
+
+    def _alone(self, code: str) -> TiledPanel:
+        return TiledPanel(self.days, (code,), self.source)
 
     def untiled(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return (T, N) of values shaped (tiles, T, LANES)."""
@@ -235,8 +246,11 @@ class _Window(TiledPanel):
         self.instruments = whole.instruments
         self.source = whole.source
         self.member = None if whole.member is None else whole.member[:, begin:end]
-        self._columns = {}
+        self._columns, self._others = {}, {}
         self._lock = threading.RLock()
+
+    def _alone(self, code: str) -> TiledPanel:
+        return self.whole.of_instrument(code).window(self.begin, self.end)
 
     def _read(self, name: str) -> Column:
         column = self.whole.column(name)
