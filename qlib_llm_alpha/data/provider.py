@@ -1,0 +1,251 @@
+"""``D.features`` on our engine: the same frame, many times sooner, and cross-sectional operators.
+
+::
+
+    qlib_init:
+        provider_uri: ~/.qlib/qlib_data/cn_data
+        region: cn
+        dataset_provider:
+            class: PanelDatasetProvider
+            module_path: qlib_llm_alpha.data.provider
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from qlib.data.data import Cal, LocalDatasetProvider
+from qlib.data.dataset.processor import InstProcessor  # noqa: F401 - named in the docstring
+from qlib.utils import init_instance_by_config
+
+from qlib_llm_alpha.data.bars import open_qlib_panel
+from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
+from qlib_llm_alpha.engine.evaluate import Batch, Cells
+from qlib_llm_alpha.engine.tiles import Mask, TiledPanel
+from qlib_llm_alpha.errors import ExpressionError
+from qlib_llm_alpha.factor.tree import Node
+
+_LOG = logging.getLogger(__name__)
+_PANELS_KEPT = 2
+_SERVED = "day"
+
+Spans = Sequence[tuple[Any, Any]]
+
+
+class PanelDatasetProvider(LocalDatasetProvider):
+    """Serves ``D.features`` for daily bars from a panel of all asked instruments at once.
+
+    Index, columns, types and order are those of Qlib's own provider, and so are the values, as if Qlib had been asked
+    for the whole history: a value never depends on where the query starts. Stock Qlib reads only a window's worth of
+    bars before the start, so that its ``EMA`` (and everything with a window of 0) differs from query to query;
+    ``qlib_window`` reproduces that.
+
+    Formulas are read by our own reader, never executed as Python. Operators of ours, the cross-sectional ones included,
+    may stand in them; a cross-section is taken over the asked instruments, with their dates of membership where the
+    universe has dates (a market's name, a dict with spans), over all of them where it is a list.
+
+    An operator class that was registered through ``custom_ops`` is evaluated by Qlib and joined in. Another frequency
+    than ``day`` goes to Qlib's own provider, with one line in the log.
+
+    Parameters
+    ----------
+    align_time : bool
+        As in Qlib's ``LocalDatasetProvider``.
+    qlib_window : bool
+        Load as many bars before the start of a query as stock Qlib does, and no more.
+    threads : int, optional
+        Default: the processors of this process.
+
+    Notes
+    -----
+    Files are looked at on every query: a bar that was added or changed on disk is seen, except for the calendar, which
+    Qlib itself keeps until the next ``qlib.init``.
+    """
+
+    def __init__(self, align_time: bool = True, qlib_window: bool = False, threads: int | None = None) -> None:
+        super().__init__(align_time=align_time)
+        self.qlib_window = qlib_window
+        self.threads = threads
+        self._panels: OrderedDict[tuple[str, ...], TiledPanel] = OrderedDict()
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers that are started rather than forked get the provider pickled; they read their own panel.
+        return {"align_time": self.align_time, "qlib_window": self.qlib_window, "threads": self.threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def dataset(
+        self,
+        instruments: Any,
+        fields: Sequence[Any],
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        inst_processors: Any = (),
+    ) -> pd.DataFrame:
+        """Return the frame indexed (instrument, datetime), one float32 column for each formula.
+
+        Parameters
+        ----------
+        instruments : list, tuple, Index, array, or dict
+            Codes, codes with spans of membership, or a market as ``D.instruments`` gives it, filters included.
+        fields : sequence of str
+            Formulas; the columns bear their texts.
+        start_time, end_time : date, optional
+            First and last day of the rows, both included.
+        freq : str
+        inst_processors : list
+            As in Qlib: called on the frame of each instrument.
+
+        Raises
+        ------
+        ExpressionError
+            A formula that cannot be read or computed.
+        """
+        names = self.get_column_names(fields)
+        trees = [read_text(name) for name in names]
+        if freq != _SERVED:
+            self._tell_once(freq)
+            frame: pd.DataFrame = super().dataset(
+                instruments, fields, start_time, end_time, freq, inst_processors=inst_processors
+            )
+            return frame
+        days = Cal.calendar(start_time, end_time, freq)
+        if len(days) == 0:
+            return pd.DataFrame(index=_index([], [], [], []), columns=names)
+        universe = self.get_instruments_d(instruments, freq)
+        calendar = Cal.calendar(freq=freq)
+        begin, end = _rows(calendar, days)
+        spans = _spans_by_code(universe)
+        panel = self._panel(tuple(spans), calendar, _membership(spans, calendar))
+        frame = self._frame(panel, trees, names, begin, end, calendar)
+        return _processed(frame, list(spans), inst_processors) if inst_processors else frame
+
+    def _frame(
+        self,
+        panel: TiledPanel,
+        trees: Sequence[Node],
+        names: Sequence[str],
+        begin: int,
+        end: int,
+        calendar: NDArray[Any],
+    ) -> pd.DataFrame:
+        parts = []
+        for positions, first, last in self._windows(trees, begin, end, len(calendar)):
+            whole = first == 0 and last == len(calendar)
+            part = Batch(
+                [trees[position] for position in positions],
+                panel if whole else panel.window(first, last),
+                threads=self.threads,
+                foreign=is_foreign,
+            )
+            parts.append((positions, first, part))
+        wanted = np.zeros((len(panel.instruments), end - begin), dtype=np.bool_)
+        row = np.arange(begin, end)
+        for _, offset, part in parts:
+            for span in {id(span): span for span in part.spans}.values():
+                first, stop = (side.ravel()[: len(wanted), None] + offset for side in (span.first, span.stop))
+                wanted |= (first <= row) & (row < stop)
+        if panel.member is not None:
+            wanted &= panel.untiled(panel.member)[begin:end].T.astype(np.bool_)
+        cells = Cells.of(wanted)
+        values = np.empty((len(names), len(cells)), dtype=np.float32)
+        for positions, offset, part in parts:
+            block = values if len(parts) == 1 else np.empty((len(positions), len(cells)), dtype=np.float32)
+            part.write_cells(cells.later(offset - begin), block)
+            if block is not values:
+                values[positions] = block
+        counts = wanted.sum(axis=1)
+        kept = np.flatnonzero(counts)
+        index = _index(
+            [panel.instruments[place] for place in kept],
+            pd.Index(calendar[begin:end]),
+            np.repeat(np.arange(len(kept)), counts[kept]),
+            cells.rows,
+        )
+        return pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+
+    def _windows(self, trees: Sequence[Node], begin: int, end: int, rows: int) -> Iterable[tuple[list[int], int, int]]:
+        """Yield positions of formulas with the rows they may see."""
+        if not self.qlib_window:
+            yield list(range(len(trees))), 0, rows
+            return
+        groups: dict[tuple[int, int], list[int]] = {}
+        for position, tree in enumerate(trees):
+            left, right = to_qlib(tree).get_extended_window_size()
+            first = 0 if not np.isfinite(left) else max(0, begin - int(left))
+            groups.setdefault((first, min(rows, end + int(right))), []).append(position)
+        for (first, last), positions in groups.items():
+            yield positions, first, last
+
+    def _panel(self, codes: tuple[str, ...], calendar: NDArray[Any], member: Mask | None) -> TiledPanel:
+        with self._lock:
+            known = self._panels.pop(codes, None)
+            panel = open_qlib_panel(codes, calendar, member, known=known)
+            self._panels[codes] = panel
+            while len(self._panels) > _PANELS_KEPT:
+                self._panels.popitem(last=False)
+        return panel
+
+    def _tell_once(self, freq: str) -> None:
+        if freq not in self._told:
+            self._told.add(freq)
+            _LOG.warning("freq %r is served by Qlib's own provider: the panel provider serves %r", freq, _SERVED)
+
+
+def _spans_by_code(universe: Any) -> dict[str, Spans | None]:
+    """Return the asked codes in order of code, with their spans of membership where there are any."""
+    if isinstance(universe, Mapping):
+        return {str(code): universe[code] for code in sorted(universe)}
+    return dict.fromkeys(sorted({str(code) for code in universe}))
+
+
+def _membership(spans: Mapping[str, Spans | None], calendar: NDArray[Any]) -> Mask | None:
+    if all(dates is None for dates in spans.values()):
+        return None
+    days = pd.DatetimeIndex(calendar)
+    member = np.zeros((len(days), len(spans)), dtype=np.bool_)
+    for place, dates in enumerate(spans.values()):
+        if dates is None:
+            member[:, place] = True
+            continue
+        for first, last in dates:
+            member[
+                days.searchsorted(pd.Timestamp(first)) : days.searchsorted(pd.Timestamp(last), side="right"), place
+            ] = True
+    return member
+
+
+def _rows(calendar: NDArray[Any], days: NDArray[Any]) -> tuple[int, int]:
+    begin = int(np.searchsorted(calendar, days[0]))
+    return begin, begin + len(days)
+
+
+def _index(codes: Sequence[str], days: Any, code_places: Any, day_places: Any) -> pd.MultiIndex:
+    if not len(codes):
+        return pd.MultiIndex.from_arrays([[], []], names=("instrument", "datetime"))
+    return pd.MultiIndex(levels=[list(codes), days], codes=[code_places, day_places], names=["instrument", "datetime"])
+
+
+def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[Any]) -> pd.DataFrame:
+    """Apply Qlib's processors to the frame of each instrument, as Qlib does in its workers."""
+    present = set(frame.index.get_level_values("instrument"))
+    parts: dict[str, pd.DataFrame] = {}
+    for code in codes:
+        part = frame.xs(code, level="instrument") if code in present else frame.iloc[:0].droplevel("instrument")
+        for processor in processors:
+            if processor:
+                part = init_instance_by_config(processor, accept_types=InstProcessor)(part, instrument=code)
+        if len(part):
+            parts[code] = part
+    return pd.concat(parts, names=["instrument"], sort=False) if parts else frame.iloc[:0]
