@@ -8,7 +8,8 @@ What reads all instruments of a day (the ``CS`` operators) cuts the graph into s
 finished before the cross-section is taken, and its result is a column for the next.
 
 Numbers: stock Qlib asked for the whole history, so a value never depends on where a query starts. Element-wise
-operators follow numpy's types as Qlib does (float32 stays float32), windowed ones compute in float64, roots are float32.
+operators follow numpy's types as Qlib does (float32 stays float32), windowed ones compute in float64, and roots are
+float32.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.across import ACROSS, across
+from qlib_llm_alpha.engine.compiling import announce_first_compilation
 from qlib_llm_alpha.engine.graph import COMPARISONS, ELEMENTWISE, NATIVE, Graph, Node, below
 from qlib_llm_alpha.engine.kernels import arithmetic
 from qlib_llm_alpha.engine.kernels.gather import gather
@@ -163,6 +165,7 @@ class Batch:
         threads: int | None = None,
         foreign: Callable[[Call], bool] = lambda tree: False,
     ) -> None:
+        announce_first_compilation()
         graph = Graph(foreign)
         self.formulas = formulas
         self._roots = [graph.add(_as_executed(formula)) for formula in formulas]
@@ -493,9 +496,11 @@ class _TileRun:
     def _windowed(self, node: Node) -> Tile:
         children = list(node.children)
         inputs = [self._aligned_input(child, node) for child in children]
+        if len({value.dtype for value, _ in inputs}) > 1:
+            # The kernels of two inputs are compiled for one type of both.
+            inputs = [(value.astype(np.float64), False) for value, _ in inputs]
         first = self.work.spans(node).first[self.tile]
-        window, *parameters = node.parameters
-        window = window or len(self.work.panel.days) + 1
+        window, *parameters = self._numbers(node)
         kernel = KERNELS[node.op]
         if HAVE_NUMBA:
             out = self.buffers.get(np.float64)
@@ -506,6 +511,13 @@ class _TileRun:
             if copied:
                 self.buffers.put(value)
         return out
+
+    def _numbers(self, node: Node) -> list[Any]:
+        """Return window and parameters in the types for which the kernels are compiled."""
+        window, *parameters = node.parameters
+        rows = len(self.work.panel.days)
+        window = float(window) if node.op == "EMA" else int(window) or rows + 1
+        return [window, *map(float, parameters)]
 
     def _aligned_input(self, child: Node, parent: Node) -> tuple[Tile, bool]:
         value, copied = self._existing(child)
@@ -521,9 +533,9 @@ class _TileRun:
         present = [node for node in members if node is not None]
         value, copied = self._existing(next(present[0].children))
         first = self.work.spans(present[0]).first[self.tile]
-        window = present[0].parameters[0] or len(self.work.panel.days) + 1
+        window, *_ = self._numbers(present[0])
         outs = [self.buffers.get(np.float64) for _ in members]
-        parameters = [number for node in present for number in node.parameters[1:]]
+        parameters = [number for node in present for number in self._numbers(node)[1:]]
         group.run(value, *outs, window, first, *parameters)
         for node, out in zip(members, outs, strict=True):
             if node is None:
