@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ _CODE: Final = re.compile(r"[A-Za-z0-9.]{1,16}", re.ASCII)
 _FIELD: Final = re.compile(r"\$\$?[A-Za-z]\w*", re.ASCII)
 _STOCK_GROWTH: Final = 5
 _HIGHEST: Final[dict[ArgumentKind, float]] = {"fraction": 1.0, "tail": 0.5}
+_COUNTS: Final = (2, 100)
 _MOST_PERIODS: Final = 40
 _NO_QUANTITY: Final = "a group code is no quantity; compare it with a code, or with its Ref, or group by it"
 
@@ -218,6 +219,11 @@ class _Visit:
             self._window(kind, argument, row, node, inside)
         elif not isinstance(argument, Number) or isinstance(argument.value, bool):
             raise refusal("bad_argument", f"{row.signature} takes a number written out, not {_quoted(argument)}")
+        elif kind == "count" and not (isinstance(argument.value, int) and _is_count(argument.value)):
+            low, high = _COUNTS
+            raise refusal(
+                "bad_argument", f"{argument.value!r} is no whole number from {low} to {high}, in {_quoted(node)}"
+            )
         elif kind in _HIGHEST and not 0 <= argument.value <= _HIGHEST[kind]:
             allowed = f"between 0 and {_HIGHEST[kind]:g}"
             raise refusal("bad_argument", f"{argument.value!r} is not {allowed}, in {_quoted(node)}")
@@ -252,7 +258,7 @@ class _Visit:
 
     def _result(self, row: Operator, node: Call, series: list[_Facts]) -> _Facts:
         window = _shift_of(row, node)
-        back = max([facts.back for facts in series]) + _LOOKBACK[row.lookback](window)
+        back = max([facts.back for facts in series]) + row.bars_back(window)
         ahead = max([facts.ahead for facts in series]) - (window if row.lookback == "shift" else 0)
         if row.lookback == "reported":
             back = ahead = 0
@@ -381,16 +387,6 @@ class _Visit:
         return units.RATIO
 
 
-_LOOKBACK: Final[dict[str, Callable[[int], int]]] = {
-    "none": lambda n: 0,
-    "reported": lambda n: 0,
-    "window": lambda n: n - 1,
-    "shift": lambda n: n,
-    "decay": lambda n: 3 * n,
-    "slow_decay": lambda n: 3 * (2 * n - 1),
-}
-
-
 def _row(node: Call) -> Operator:
     row = OPERATORS.get(node.op)
     if row is not None:
@@ -439,6 +435,10 @@ def _repeats(row: Operator) -> int:
     """Return how many extra times the stock spelling holds its first series."""
     name = row.arguments[0][0]
     return row.stock.count(f"${name}") - 1
+
+
+def _is_count(value: int) -> bool:
+    return _COUNTS[0] <= value <= _COUNTS[1]
 
 
 def _is_period(value: int) -> bool:

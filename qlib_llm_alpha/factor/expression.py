@@ -43,7 +43,7 @@ class Expression:
     depth, nodes : int
         Size of the tree.
     is_cross_sectional : bool
-        Some operator reads all instruments of the day, so that ``qlib`` is refused.
+        Some operator reads all instruments of the day.
     warnings : tuple of str
         Unit clashes that were let pass.
     """
@@ -67,20 +67,17 @@ class Expression:
 
     @functools.cached_property
     def qlib(self) -> str:
-        """The text for stock Qlib, which lacks some of our operators.
+        """The text for Qlib: its own operators, and by name those of ours that cannot be said in them.
 
-        Raises
-        ------
-        ExpressionError
-            ``needs_panel_provider`` for cross-sectional operators: Qlib evaluates one instrument at a time.
+        Stock Qlib evaluates ``DecayLinear`` and the like when ``qlib_llm_alpha.ops.ours`` is registered. Where
+        ``needs_engine`` holds, only our dataset provider serves the text.
         """
-        if self.is_cross_sectional:
-            raise refusal(
-                "needs_panel_provider",
-                f"{self.text:.200} reads all instruments of a day, stock Qlib evaluates one at a time; leave the CS "
-                "operator out, and rank or standardise with a processor of the handler",
-            )
         return to_text(self._lowered)
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether stock Qlib cannot evaluate it, whatever is registered: it evaluates one instrument at a time."""
+        return self.is_cross_sectional
 
     @functools.cached_property
     def canonical(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from qlib_llm_alpha.factor.folding import fold
@@ -19,13 +20,19 @@ def to_text(node: Node) -> str:
     return _text(node)[0]
 
 
-def lower(node: Node) -> Node:
+def lower(node: Node, native: Collection[str] = ()) -> Node:
     """Return ``node`` in stock operators, constants computed, and yes-or-no values made numbers where Qlib needs it.
 
-    Cross-sectional operators and those of ``qlib_llm_alpha.ops`` stay as they are. A subtree that the result holds
-    several times is one object.
+    Operators without a stock form (cross-sectional ones and those that the engine alone computes) stay as they are,
+    and so do those in ``native``. A subtree that the result holds several times is one object.
     """
-    return _lower(node)[0]
+    return _lower(node, native)[0]
+
+
+def stock_form(op: str, args: Sequence[Node]) -> Node:
+    """Return the call of an operator that has a stock form in that form."""
+    names = [name for name, _ in OPERATORS[op].arguments]
+    return _substitute(_template(op), dict(zip(names, args, strict=True)))
 
 
 def _text(node: Node) -> tuple[str, int]:
@@ -53,16 +60,14 @@ def _text(node: Node) -> tuple[str, int]:
     return f"{node.op}({','.join([_text(argument)[0] for argument in node.args])})", _ATOM
 
 
-def _lower(node: Node) -> tuple[Node, bool]:
+def _lower(node: Node, native: Collection[str]) -> tuple[Node, bool]:
     """Return the lowered node and whether its values are yes or no."""
     if not isinstance(node, Call):
         return node, False
     row = OPERATORS[node.op]
-    if row.stock:
-        names = [name for name, _ in row.arguments]
-        lowered = [_as_number(*_lower(argument)) for argument in node.args]
-        return _substitute(_template(node.op), dict(zip(names, lowered, strict=True))), False
-    pairs = [_lower(argument) for argument in node.args]
+    if row.stock and row.name not in native:
+        return stock_form(node.op, [_as_number(*_lower(argument, native)) for argument in node.args]), False
+    pairs = [_lower(argument, native) for argument in node.args]
     value = fold(node.op, [argument for argument, _ in pairs])
     if value is not None:
         return Number(value), False

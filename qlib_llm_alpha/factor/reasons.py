@@ -28,7 +28,6 @@ Reason = Literal[
     "too_deep",
     "too_many_nodes",
     "lookback_limit",
-    "needs_panel_provider",
 ]
 
 REASONS: Final[dict[Reason, str]] = {
@@ -53,7 +52,6 @@ REASONS: Final[dict[Reason, str]] = {
     "too_deep": "more nested operators than the limit",
     "too_many_nodes": "more operators, fields and numbers than the limit",
     "lookback_limit": "more bars needed before the day than the limit",
-    "needs_panel_provider": "a cross-sectional operator where Qlib evaluates one instrument at a time",
 }
 
 if set(REASONS) != set(get_args(Reason)):  # pragma: no cover - holds at import or never

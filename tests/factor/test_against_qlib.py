@@ -16,7 +16,7 @@ from qlib.data.base import Expression as QlibExpression
 from qlib.data.pit import P, PRef
 from qlib.utils import parse_field
 
-import qlib_llm_alpha.ops.rolling as own_ops
+import qlib_llm_alpha.ops.ours as own_ops
 from qlib_llm_alpha.errors import ExpressionError
 from qlib_llm_alpha.factor.expression import expression_of, parse
 from qlib_llm_alpha.factor.operators import OPERATORS, REFUSED, WITHHELD, Operator
@@ -34,6 +34,7 @@ EXAMPLES: dict[str, str] = {
     "lo": "9.5",
     "hi": "10.5",
     "p": "2",
+    "n": "5",
     "q": "0.3",
     "a": "$close>$open",
     "b": "$high>Ref($close,1)",
@@ -125,10 +126,10 @@ def test_every_operator_of_qlib_is_in_the_table_or_refused_with_a_hint() -> None
 
 
 @pytest.mark.parametrize("row", OPERATORS.values(), ids=lambda row: row.name)
-def test_an_operator_is_qlibs_or_ours_or_spelt_in_qlibs_or_needs_a_panel(row: Operator) -> None:
+def test_an_operator_is_qlibs_or_ours_or_spelt_in_qlibs_or_cross_sectional(row: Operator) -> None:
     ways = [row.name in QLIB, row.ours, bool(row.stock), row.cross_sectional]
     assert sum(ways) == 1 + (row.name in QLIB and bool(row.stock))
-    if row.ours:
+    if row.ours or row.cross_sectional:
         assert issubclass(getattr(own_ops, row.name), QlibExpression)
     if row.name in QLIB:
         parameters = [name for name in inspect.signature(QLIB[row.name].__init__).parameters if name != "self"]
@@ -144,12 +145,11 @@ def test_every_operator_can_be_written_and_says_what_it_reads(row: Operator) -> 
     assert row.signature.startswith(f"{row.name}(")
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in OPERATORS.values() if not row.cross_sectional], ids=lambda row: row.name
-)
+@pytest.mark.parametrize("row", OPERATORS.values(), ids=lambda row: row.name)
 def test_what_is_printed_for_qlib_uses_only_operators_that_it_finds(row: Operator) -> None:
     text = parse(example(row)).qlib
-    assert set(re.findall(r"([A-Za-z]\w*)\(", text)) <= set(QLIB) | {row.name for row in OPERATORS.values() if row.ours}
+    found = set(QLIB) | {operator.__name__ for operator in own_ops.OPERATORS}
+    assert set(re.findall(r"([A-Za-z]\w*)\(", text)) <= found
 
 
 @pytest.mark.parametrize("row", EVALUABLE, ids=lambda row: row.name)

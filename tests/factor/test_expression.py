@@ -132,6 +132,8 @@ def test_spellings_of_one_formula_share_canonical_form_and_id(spellings: list[st
         ("If($close>$open,1,0)", "If($close>$open,0,1)"),
         ("Mean($close,5)+Mean($open,5)", "Mean($close+$open,10)"),
         ("Rank($close,5)", "CSRank($close)"),
+        ("CSBucket($close,5)", "CSBucket($close,10)"),
+        ("Entropy($close,5)", "Entropy(-$close,5)"),
         ("Cov($close,$open,5)", "Corr($close,$open,5)"),
         ("P($$eps_q)", "P($$sales_q)"),
         ("PRef($$eps_q,201903)", "PRef($$eps_q,201902)"),
@@ -268,13 +270,40 @@ def test_units_are_named_in_words() -> None:
     assert "Exp of a price" in refused("Exp($close)").detail
 
 
-def test_cross_sections_are_in_the_language_but_not_for_stock_qlib() -> None:
+def test_cross_sections_are_printed_for_our_provider_and_say_that_stock_qlib_cannot() -> None:
     expression = parse("CSRank(Mean($close,5))+CSNeutralize($change,$industry)")
     assert expression.is_cross_sectional
-    with pytest.raises(ExpressionError, match="needs_panel_provider"):
-        _ = expression.qlib
+    assert expression.needs_engine
+    assert expression.qlib == "CSRank(Mean($close,5))+CSNeutralize($change,$industry)"
+    assert parse("CSBucket(Sqrt($close),5)").qlib == "CSBucket(Power($close,0.5),5)"
+    assert parse("CSRank($close>$open)").qlib == "CSRank(1.0*($close>$open))"
     assert expression.canonical == "CSNeutralize($change,$industry)+CSRank(Mean($close,5))"
     assert not parse("Rank($close,5)").is_cross_sectional
+
+
+def test_what_a_registered_class_can_do_needs_no_engine() -> None:
+    expression = parse("Mean(DecayLinear($close,5)/Entropy($volume,20),3)")
+    assert not expression.needs_engine
+    assert expression.qlib == "Mean(DecayLinear($close,5)/Entropy($volume,20),3)"
+
+
+def test_a_residual_has_the_unit_of_what_is_explained() -> None:
+    assert parse("CSResidual($close,$volume)+$open").warnings == ()
+    assert refused("CSResidual($close,$volume)+$volume").reason == "unit_clash"
+    assert refused("CSResidual($close,5)").reason == "constant"
+    assert parse("CSResidual($close,$volume)").id != parse("CSResidual($volume,$close)").id
+
+
+@pytest.mark.parametrize("count", ["1", "101", "-5", "5.0", "0.5", "$open", "1+1"])
+def test_buckets_are_counted_in_whole_numbers_from_2_to_100(count: str) -> None:
+    assert refused(f"CSBucket($close,{count})").reason == "bad_argument"
+    assert parse("CSBucket($close,2)+CSBucket($volume,100)").warnings == ()
+
+
+def test_bars_of_entropy_are_at_least_two_and_all_are_read() -> None:
+    assert refused("Entropy($close,1)").reason == "bad_window"
+    assert parse("Entropy($close,20)").lookback == 19
+    assert parse("Entropy($close,20)").canonical == "Entropy($close,20)"
 
 
 def test_a_refusal_quotes_the_place() -> None:

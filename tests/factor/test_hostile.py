@@ -65,8 +65,8 @@ def test_the_list_is_long_enough_and_uses_only_reasons_of_the_closed_list() -> N
     assert {reason for reason, _ in HOSTILE + LONG} <= set(REASONS)
 
 
-def test_every_reason_but_that_of_printing_for_qlib_is_in_the_list() -> None:
-    assert set(REASONS) - {reason for reason, _ in HOSTILE + LONG} == {"needs_panel_provider"}
+def test_every_reason_is_in_the_list() -> None:
+    assert {reason for reason, _ in HOSTILE + LONG} == set(REASONS)
 
 
 @pytest.mark.parametrize(("reason", "text"), HOSTILE + LONG)

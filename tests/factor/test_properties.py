@@ -64,7 +64,6 @@ def test_size_is_what_the_tree_shows(root: Node) -> None:
 @given(series(5))
 def test_what_qlib_gets_is_in_the_language_and_lowers_to_itself(root: Node) -> None:
     expression = _expression(root)
-    assume(not expression.is_cross_sectional)
     # Stock spellings are longer and deeper than ours.
     again = parse(expression.qlib, units="warn", limits=LARGE)
     assert again.qlib == expression.qlib

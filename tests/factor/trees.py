@@ -46,6 +46,8 @@ def call(draw: st.DrawFn, row: Operator, depth: int, leaves: tuple[str, ...], ev
             args.append(Number(draw(st.integers(1, 20))))
         elif kind == "number":
             args.append(Number(draw(st.sampled_from([0.5, 1, 2, 3]))))
+        elif kind == "count":
+            args.append(Number(draw(st.sampled_from([2, 5, 100]))))
         elif kind == "tail":
             args.append(Number(draw(st.sampled_from([0, 0.01, 0.5]))))
         elif kind == "fraction":

@@ -14,7 +14,7 @@ from qlib.data import D
 
 from qlib_llm_alpha.data.provider_files import write_calendar, write_feature, write_instruments
 from qlib_llm_alpha.library.seed import Mode, SeedFactor, seed_factors
-from qlib_llm_alpha.ops.rolling import OPERATORS
+from qlib_llm_alpha.ops.ours import OPERATORS
 from tests.ops import seed_oracle as oracle
 
 DAYS = np.arange("2020-01-01", "2020-11-16", dtype="datetime64[D]")

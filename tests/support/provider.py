@@ -12,7 +12,7 @@ from qlib.data.dataset import DatasetH
 
 from qlib_llm_alpha.data.embedded.write import ensure_market
 from qlib_llm_alpha.data.handler import FactorSetHandler
-from qlib_llm_alpha.ops.rolling import OPERATORS
+from qlib_llm_alpha.ops.ours import OPERATORS
 
 # About 27 of the 40 names are in csi300 on a day; one lists, one leaves, ChiNext's limits widen inside.
 INSTRUMENTS, START, END, SEED = 40, "2019-01-02", "2021-06-30", 7
