@@ -176,9 +176,22 @@ class TiledPanel:
         with self._lock:
             self._columns[name] = column
 
+    def forget(self, name: str) -> None:
+        """Drop a column from memory; it is read anew when it is next asked for."""
+        with self._lock:
+            self._columns.pop(name, None)
+            for other in self._others.values():
+                other.forget(name)
+
     def window(self, begin: int, end: int) -> TiledPanel:
         """Return rows ``begin <= t < end`` as a panel of views; columns not yet in memory are read whole first."""
         return _Window(self, begin, end)
+
+    def with_members(self, member: Mask | None) -> TiledPanel:
+        """Return the same columns with another universe, (T, N) bool; None: all instruments, always."""
+        panel = self.window(0, len(self.days))
+        panel.member = None if member is None else tiled(np.asarray(member, dtype=np.bool_), False, self.shape)
+        return panel
 
     def of_instrument(self, code: str) -> TiledPanel:
         """Return the panel of one instrument over the same days, whether or not it is one of ours."""
