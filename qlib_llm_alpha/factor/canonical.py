@@ -130,11 +130,9 @@ class _Canon:
         row = OPERATORS[node.op]
         inside, outside = (shift, 0) if row.elementwise else (0, shift)
         if row.associative:
-            members = self._members(node, inside)
+            members = _one_number(node.op, self._members(node, inside))
             if len(members) == 1:
                 return next(iter(members.values()))
-            if not any(_varies(member) for member in members.values()):
-                return _constant(node.op, [member.get(_ONE, 0.0) for member in members.values()])
             return _atom(_nested(node.op, sorted(members)), outside)
         sums = [self.sum_of(argument, inside) for argument in node.args]
         kinds = [kind for _, kind in row.arguments]
@@ -236,6 +234,15 @@ def _constant(op: str, numbers: list[float]) -> Sum:
         shown = ",".join([_number_text(number) for number in numbers])
         raise refusal("bad_number", f"what is always {op}({shown:.80}) has no value; mend the formula") from None
     return {_ONE: _finite(value)} if value else {}
+
+
+def _one_number(op: str, members: dict[str, Sum]) -> dict[str, Sum]:
+    """Return the members of an associative operator with those that are numbers made one."""
+    numbers = [member.get(_ONE, 0.0) for member in members.values() if not _varies(member)]
+    if len(numbers) < 2:
+        return members
+    computed = _constant(op, numbers)
+    return {text: member for text, member in members.items() if _varies(member)} | {_sum_text(computed): computed}
 
 
 def _no_field_left(op: str, arguments: list[str]) -> ExpressionError:

@@ -100,6 +100,7 @@ SPELLINGS = [
     ["If($close>$open,1,-1)", "If($open<$close,2-1,0-1)", "If(0<$close-$open,1,-1)"],
     ["Greater($open,Greater($close,$low))", "Greater(Greater($low,$open),$close)"],
     ["Clip($change,-1,1)", "Less(Greater(-1,$change),1)"],
+    ["Greater(Greater($change,0),1)", "Greater(Greater(1,$change),0)", "Greater($change,1)"],
     ["Ref($close/$open,2)", "Ref($close,2)/Ref($open,2)", "Ref(Ref($close,1)/Ref($open,1),1)"],
     ["Wilder($change,14)", "EMA($change,27)"],
     ["Exp($change)", "Power(2.718281828459045,$change)"],
