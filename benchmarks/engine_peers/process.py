@@ -22,12 +22,15 @@ class UnavailableError(Exception):
     kind : str
         The competitor.
     reason : str
+    missing : bool
+        True when it is only not installed.
     """
 
-    def __init__(self, kind: str, reason: str) -> None:
+    def __init__(self, kind: str, reason: str, *, missing: bool = False) -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind = kind
         self.reason = reason
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Process:
     def __init__(self, kind: str, market: Market, threads: int, python: str, logs: Path) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self.kind = kind
-        self.log = logs / f"{kind.split(':')[0].split('.')[-1]}.log"
+        self.log = logs / f"{kind.split('.')[-1].replace(':', '-')}.log"
         paths = [str(BENCHMARKS), str(BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(  # noqa: S603 - our own module
@@ -96,8 +99,8 @@ class Process:
         line = cast(IO[str], self.process.stdout).readline()
         if not line:
             last_words = self.log.read_text().strip().splitlines()[-1:] or ["nothing"]
-            raise UnavailableError(self.kind, f"failed, see {self.log}: {last_words[0]:.120}")
+            raise UnavailableError(self.kind, f"{last_words[0]:.160}, see {self.log}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise UnavailableError(self.kind, f"not installed ({answer['error']})")
+            raise UnavailableError(self.kind, answer["error"], missing=True)
         return answer

@@ -52,7 +52,7 @@ class Row:
             self.title,
             self.task,
             self.engine,
-            self.expressed + (f" {self.note}" if self.note else ""),
+            (self.expressed + " " + self.note.replace("|", "/")).strip(),
             _short(self.ms),
             _short(self.cpu_ms),
             _short(None if self.ms is None else 1e3 / self.ms),

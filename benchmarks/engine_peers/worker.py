@@ -37,8 +37,8 @@ def main() -> None:
     module, kind = name.split(":")
     try:
         make = getattr(importlib.import_module(module), kind)
-    except ImportError as error:
-        _say(answers, {"error": f"cannot import {error.name}"})
+    except ModuleNotFoundError as error:
+        _say(answers, {"error": f"there is no module {error.name}"})
         return
     competitor = make(Market(Path(folder), int(names), int(days)), int(threads))
     used = [f"{package} {version(package)}" for package in competitor.versions]
