@@ -233,12 +233,11 @@ def _count(rows: Array) -> NDArray[np.int64]:
 
 
 def _demean(rows: Array) -> None:
-    days, names = rows.shape
-    _neutralize(rows, np.zeros((days, names)))
+    _neutralize(rows, np.zeros(rows.shape))
 
 
 def _zscore(rows: Array) -> None:
-    rows[...] = cross_section.zscore(rows * _factor(rows))
+    _group_zscore(rows, np.zeros(rows.shape))
 
 
 def _factor(rows: Array) -> Array:
