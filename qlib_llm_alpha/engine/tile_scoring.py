@@ -16,7 +16,7 @@ label is ranked once per data set, and where two sides miss different names thei
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
@@ -225,7 +225,7 @@ class Summary:
 
 
 def score_columns(
-    values: Floats,
+    values: Floats | Sequence[Floats],
     label: PreparedLabel,
     *,
     measures: Literal["ic", "all"] | Iterable[Measure] = "all",
@@ -239,7 +239,7 @@ def score_columns(
 
     Parameters
     ----------
-    values : array, (K, tiles, T, LANES) float32
+    values : array, (K, tiles, T, LANES) float32, or sequence of (tiles, T, LANES)
     label : PreparedLabel
         Also says who is a member.
     measures : "ic", "all" or an iterable of names from :data:`MEASURES`
@@ -303,7 +303,7 @@ def score_columns(
 
 
 def score_horizons(
-    values: Floats,
+    values: Floats | Sequence[Floats],
     labels: Mapping[int, PreparedLabel],
     *,
     threads: int = 2,
@@ -385,8 +385,8 @@ def exact_correlation(left: Floats, right: Floats, universe: Universe, *, min_na
     min_names : int
         Days with fewer joint names are NaN.
     """
-    begin, end = _days_of(left[None], universe, None)
-    _days_of(right[None], universe, None)
+    begin, end = _days_of([left], universe, None)
+    _days_of([right], universe, None)
     if not HAVE_NUMBA:
         return scoring.ic_series(_dense(left, universe), _dense(right, universe), min_names=min_names)
     result, names = np.empty(end), np.empty(end, dtype=np.int64)
@@ -417,7 +417,7 @@ class UnitRows:
     @classmethod
     def of(
         cls,
-        values: Floats,
+        values: Floats | Sequence[Floats],
         universe: Universe,
         *,
         every: int = 1,
@@ -627,12 +627,10 @@ def _check_days(universe: Universe, shape: tuple[int, int, int]) -> None:
         )
 
 
-def _days_of(values: Floats, universe: Universe, rows: slice | None) -> tuple[int, int]:
-    if values.ndim != 4:
-        raise PanelError(f"values have shape {values.shape}; expected (K, tiles, days, {LANES}); add the first axis")
+def _days_of(values: Floats | Sequence[Floats], universe: Universe, rows: slice | None) -> tuple[int, int]:
+    for column in values:
+        _check_days(universe, _tiles_of(column, "a candidate"))
     days = universe.member.shape[0]
-    if len(values):
-        _check_days(universe, _tiles_of(values[0], "a candidate"))
     begin, end, step = (rows or slice(None)).indices(days)
     if step != 1 or begin >= end:
         raise PanelError(f"rows {rows!r} of {days}; expected a slice of at least one row, step 1; correct it")

@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_refused() -> None:
     good, ready = as_tiles(factor)[None], prepared(label, member)
     with pytest.raises(PanelError, match="float32"):
         score_columns(good.astype(np.float64), ready)
-    with pytest.raises(PanelError, match="first axis"):
+    with pytest.raises(PanelError, match="tile it first"):
         score_columns(good[0], ready)
     with pytest.raises(PanelError, match="align"):
         score_columns(np.ascontiguousarray(good[:, :, :5]), ready)
