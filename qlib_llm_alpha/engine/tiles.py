@@ -441,8 +441,8 @@ class TiledPanel:
         if self.memory_limit is not None and held + needed > self.memory_limit:
             raise PanelError(
                 f"column {name!r} takes {needed / _MB:.1f} MB; of {self.memory_limit / _MB:.1f} MB "
-                f"{held / _MB:.1f} MB are taken; expected it to fit; raise memory_limit, forget columns, or work in blocks of "
-                "instruments (TiledPanel.blocks)"
+                f"{held / _MB:.1f} MB are taken; expected it to fit; raise memory_limit, forget columns, or work in "
+                "blocks of instruments (TiledPanel.blocks)"
             )
         _log.info("column %s takes %.1f MB; %.1f MB with what is held", name, needed / _MB, (held + needed) / _MB)
 
