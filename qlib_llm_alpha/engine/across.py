@@ -21,7 +21,7 @@ CSResidual      x - (a + b * y), a and b by least squares; x - mean on a day on 
 =============== =======================================================================================================
 
 "Without spread" means a deviation of at most 1e-12 of the largest absolute value. Sums and ranks are float64, whatever
-the dtype of the column; float64 values may be as large as 1e300.
+the dtype of the column; values may be as large as 1e300. A float32 result beyond the range of float32 is infinite.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class CrossSection:
         Columns that it reads, 1 or 2.
     run : callable
         ``run(rows, *others, *parameters)``: compiled. ``rows`` (days, names) float64, NaN where an instrument does not
-        take part, is overwritten with the result; ``others`` have a finite value wherever ``rows`` has one.
+        take part, is overwritten with the result; ``others`` have a finite value wherever ``rows`` has one, and may be
+        overwritten, too.
     fallback : callable
         The same in numpy, several times slower, to the same numbers up to 1e-12 of the day's scale.
     parameters : tuple of Parameter
@@ -125,15 +126,22 @@ def across(
     numbers = _checked_parameters(operator, parameters)
     if threads < 1:
         raise ConfigError(f"threads={threads!r} given; expected at least 1; use 1 to stay in the calling thread")
+    member = None if member is None else np.ascontiguousarray(member)
     result = np.empty_like(columns[0])
-    run = operator.run if HAVE_NUMBA else operator.fallback
 
     def compute(days: slice) -> None:
-        # Warnings are a setting of each thread. A float32 result beyond its range is infinite, as everywhere in numpy.
-        with np.errstate(over="ignore"):
-            rows, *others = _rows([column[:, days] for column in columns], None if member is None else member[:, days])
-            run(rows, *others, *numbers)
-            result[:, days] = rows.reshape(rows.shape[0], -1, LANES).transpose(1, 0, 2)
+        blocks = [np.empty((days.stop - days.start, result.shape[0] * LANES)) for _ in columns]
+        if HAVE_NUMBA:
+            across_day.gather(columns[0], member, days.start, blocks[0])
+            for column, block in zip(columns[1:], blocks[1:], strict=True):
+                across_day.gather_other(column, days.start, blocks[0], block)
+            operator.run(*blocks, *numbers)
+            across_day.scatter(blocks[0], result, days.start)
+        else:
+            with np.errstate(over="ignore"):  # here, because each thread has its own setting
+                _gather(columns, member, days, blocks)
+                operator.fallback(*blocks, *numbers)
+                result[:, days] = blocks[0].reshape(len(blocks[0]), -1, LANES).transpose(1, 0, 2)
 
     if threads == 1:
         for days in _blocks(result.shape):
@@ -171,7 +179,7 @@ def _checked_columns(operator: CrossSection, inputs: Sequence[Column], member: M
             f"{operator.name} was given members of shape {member.shape!r} and dtype {member.dtype}; "
             f"expected bool of the columns' shape {shape!r}"
         )
-    return tuple(inputs)
+    return tuple(np.ascontiguousarray(column) for column in inputs)
 
 
 def _checked_parameters(operator: CrossSection, parameters: Sequence[float]) -> list[float]:
@@ -197,25 +205,19 @@ def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
         yield slice(start, min(days, start + height))
 
 
-def _rows(columns: list[Column], member: Mask | None) -> list[Array]:
-    """Copy blocks of days to (days, names) float64, the first one NaN where an instrument does not take part."""
-    blocks = []
-    for column in columns:
-        tiles, days, lanes = column.shape
-        rows = np.empty((days, tiles * lanes))
-        rows.reshape(days, tiles, lanes)[...] = column.transpose(1, 0, 2)
-        rows += 0.0  # turns -0.0 into 0.0, for all that looks at bits
-        blocks.append(rows)
-    absent = ~np.isfinite(blocks[0])
-    for other in blocks[1:]:
-        absent |= ~np.isfinite(other)
-    if member is not None:
-        absent |= ~member.transpose(1, 0, 2).reshape(absent.shape)
-    np.copyto(blocks[0], np.nan, where=absent)
-    return blocks
-
-
 # --- numpy -----------------------------------------------------------------------------------------------------------
+
+
+def _gather(columns: Sequence[Column], member: Mask | None, days: slice, blocks: Sequence[Array]) -> None:
+    """Fill the blocks as the compiled ``gather`` and ``gather_other`` do."""
+    absent = np.zeros(blocks[0].shape, dtype=bool)
+    for column, block in zip(columns, blocks, strict=True):
+        block.reshape(len(block), -1, LANES)[...] = column[:, days].transpose(1, 0, 2)
+        block += 0.0
+        absent |= ~np.isfinite(block)
+    if member is not None:
+        absent |= ~member[:, days].transpose(1, 0, 2).reshape(absent.shape)
+    blocks[0][absent] = np.nan
 
 
 def _rank(rows: Array) -> None:

@@ -2,8 +2,9 @@
 
 Every function takes ``rows``, (days, names) float64, C-contiguous, ``names`` a multiple of ``LANES``, and writes its
 result into it. NaN says that the instrument does not take part that day, and stays NaN; all other values are finite. A
-second array of that shape (``other``, ``group``) has a finite value wherever ``rows`` has one. Each day is computed by
-itself. ``qlib_llm_alpha.engine.across`` prepares such rows, and says what the operators mean.
+second array of that shape (``other``, ``group``) has a finite value wherever ``rows`` has one, and may be overwritten.
+Each day is computed by itself. ``gather``, ``gather_other`` and ``scatter`` make such rows of columns, (tiles, T, LANES),
+and columns of rows. ``qlib_llm_alpha.engine.across`` says what the operators mean, and has all this in numpy, too.
 
 Sums run in ``LANES`` interleaved partial sums, which the compiler turns into vector instructions without having to
 change their order: the result has the same bits on every processor.
@@ -12,13 +13,15 @@ change their order: the result has the same bits on every processor.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.kernels.registry import LANES, Array, jit
 
+Column = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 
 NO_SPREAD: Final = 1e-12
@@ -36,6 +39,40 @@ _FEW: Final = 24
 _PARTS: Final = 256
 _ROUNDS: Final = 6
 _GOLDEN: Final = -7046029254386353131  # 2**64 divided by the golden ratio, as a signed integer
+
+
+@jit
+def gather(column: Column, member: Mask | None, start: int, rows: Array) -> None:
+    """Copy days from ``start``: NaN where no member or no finite value; -0.0 becomes 0.0, for all that looks at bits."""
+    for tile in range(column.shape[0]):
+        for day in range(rows.shape[0]):
+            for lane in range(LANES):
+                value = np.float64(column[tile, start + day, lane]) + 0.0
+                present = abs(value) < np.inf
+                if member is not None:
+                    present &= member[tile, start + day, lane]
+                rows[day, tile * LANES + lane] = value if present else np.nan
+
+
+@jit
+def gather_other(column: Column, start: int, rows: Array, other: Array) -> None:
+    """Copy days of a second column to ``other``; where it has no finite value, ``rows`` becomes NaN."""
+    for tile in range(column.shape[0]):
+        for day in range(rows.shape[0]):
+            for lane in range(LANES):
+                value = np.float64(column[tile, start + day, lane]) + 0.0
+                place = tile * LANES + lane
+                other[day, place] = value
+                rows[day, place] = rows[day, place] if abs(value) < np.inf else np.nan
+
+
+@jit
+def scatter(rows: Array, column: Column, start: int) -> None:
+    """Copy rows to the days of a column from ``start``, rounded to its dtype."""
+    for tile in range(column.shape[0]):
+        for day in range(rows.shape[0]):
+            for lane in range(LANES):
+                column[tile, start + day, lane] = rows[day, tile * LANES + lane]
 
 
 @jit
