@@ -36,6 +36,7 @@ Floats = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Ranks = NDArray[np.int32]
 Mask = NDArray[np.bool_]
+Words = NDArray[np.uint64]
 
 _Type = TypeVar("_Type", bound=np.generic)
 
@@ -100,6 +101,8 @@ class PreparedLabel:
         NaN where missing, infinite or not a member.
     ranks : array, (T, N) int32
         Twice the average rank of the day, 0 where there is no value.
+    known : array, (T, N // 8) uint64
+        Which names have a value, eight bytes at a time.
     count : array, (T,) int64
         Names with a value.
     universe : Universe
@@ -107,6 +110,7 @@ class PreparedLabel:
 
     values: Floats
     ranks: Ranks
+    known: Words
     count: Counts
     universe: Universe
 
@@ -131,17 +135,19 @@ class PreparedLabel:
         if not HAVE_NUMBA:
             known = _dense(column, universe)
             ranks = np.nan_to_num(2.0 * rank(known), nan=0.0).astype(np.int32)
-            return cls(known.astype(np.float32), ranks, np.sum(ranks != 0, axis=1, dtype=np.int64), universe)
+            there = ranks != 0
+            return cls(known.astype(np.float32), ranks, there.view(np.uint64), there.sum(axis=1), universe)
         values = np.empty((days, tiles * LANES), dtype=np.float32)
         ranks = np.empty(values.shape, dtype=np.int32)
+        words = np.empty((days, tiles * LANES // 8), dtype=np.uint64)
         count = np.empty(days, dtype=np.int64)
         bits, block = _bits(column), _Block(tiles * LANES)
         for begin in range(0, days, block.days):
             end = min(begin + block.days, days)
             block.load(bits, universe.member, begin, end, ranked=True)
             values[begin:end], ranks[begin:end] = block.values, block.ranks
-            count[begin:end] = block.count
-        return cls(values, ranks, count, universe)
+            words[begin:end], count[begin:end] = block.known, block.count
+        return cls(values, ranks, words, count, universe)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,15 +288,16 @@ def score_columns(
         day_scores.correlate_values(block.values[own], label.values[days], min_names, scores.ic[out], scores.names[out])
         scores.coverage[out] = _share(block.count[own], label.universe.size[days])
         if scores.rank_ic is not None:
-            block.correlate(own, label.ranks[days], label.count[days], min_names, scores.rank_ic[out])
+            block.correlate(own, label.ranks[days], label.known[days], min_names, scores.rank_ic[out])
         if scores.spread is not None:
             day_scores.spreads(
-                block.ranks[own], block.count[own], label.values[days], label.ranks[days], quantiles, min_names,
-                scores.spread[out], block.scratch, block.alone, block.words,
+                block.ranks[own], block.known[own], block.count[own],
+                label.values[days], label.ranks[days], label.known[days],
+                quantiles, min_names, scores.spread[out], block.scratch,
             )  # fmt: skip
         if scores.autocorrelation is not None:
             later = scores.autocorrelation[start - lead + 1 - begin : stop - begin]
-            block.correlate(slice(1, None), block.ranks[:-1], block.count[:-1], min_names, later)
+            block.correlate(slice(1, None), block.ranks[:-1], block.known[:-1], min_names, later)
         if scores.turnover is not None:
             # The first day of a block has no day before in it; where it is a lead its result is left out.
             changed = np.empty(stop - start + lead)
@@ -350,7 +357,7 @@ def score_horizons(
             day_scores.correlate_values(
                 block.values, label.values[days], min_names, result.ic[at, out], result.names[at, out]
             )
-            block.correlate(slice(None), label.ranks[days], label.count[days], min_names, result.rank_ic[at, out])
+            block.correlate(slice(None), label.ranks[days], label.known[days], min_names, result.rank_ic[at, out])
 
     _in_blocks(work, len(values), begin, end, first.values.shape[1], threads)
     return results
@@ -440,8 +447,8 @@ class UnitRows:
         def work(block: _Block, candidate: int, start: int, stop: int) -> None:
             out = rows[candidate, start:stop]
             day_scores.gather(
-                _bits(values[candidate]), universe.member, start * every, every, out.view(np.uint32), nothing,
-                np.empty(stop - start, dtype=np.int64),
+                _bits(values[candidate]), universe.member, start * every, every, out.view(np.uint32),
+                np.empty(out.shape, dtype=np.bool_), nothing, np.empty(len(out), dtype=np.int64),
             )  # fmt: skip
             day_scores.unit_rows(out, min_names, known[candidate, start:stop])
 
@@ -532,9 +539,8 @@ class _Block:
         self._packed = np.empty(size, dtype=np.uint64)
         self._ranks = np.empty(size, dtype=np.int32)
         self._count = np.empty(len(self._rows), dtype=np.int64)
-        self.scratch = np.empty((3, 2 * width + 2), dtype=np.int32)
-        self.alone = np.empty((2, width), dtype=np.uint8)
-        self.words = self.alone.view(np.uint64)
+        self._known = np.empty(size, dtype=np.bool_)
+        self.scratch = np.empty((4, 2 * width + 2), dtype=np.int32)
         self._nothing = np.empty((0, 0), dtype=np.uint64)
         self.load_size = 0
 
@@ -542,7 +548,9 @@ class _Block:
         """Take days ``start <= t < stop`` of a column, and rank them when asked."""
         self.load_size = stop - start
         packed = self.packed if ranked else self._nothing
-        day_scores.gather(bits, member, start, 1, self._rows[: self.load_size], packed, self.count)
+        day_scores.gather(
+            bits, member, start, 1, self._rows[: self.load_size], self._known[: self.load_size], packed, self.count
+        )
         if ranked:
             packed.sort(axis=1)
             day_scores.rank_sorted(packed, self.count, self.ranks, self.scratch[0])
@@ -550,6 +558,10 @@ class _Block:
     @property
     def values(self) -> Floats:
         return self._rows[: self.load_size].view(np.float32)
+
+    @property
+    def known(self) -> Words:
+        return self._known[: self.load_size].view(np.uint64)
 
     @property
     def packed(self) -> NDArray[np.uint64]:
@@ -563,10 +575,10 @@ class _Block:
     def count(self) -> Counts:
         return self._count[: self.load_size]
 
-    def correlate(self, own: slice, ranks: Ranks, count: Counts, min_names: int, out: Array) -> None:
+    def correlate(self, own: slice, ranks: Ranks, known: Words, min_names: int, out: Array) -> None:
         """Correlate this block's ranks with others."""
         day_scores.correlate_ranks(
-            self.ranks[own], self.count[own], ranks, count, min_names, out, self.scratch, self.alone, self.words
+            self.ranks[own], self.known[own], self.count[own], ranks, known, min_names, out, self.scratch
         )
 
 

@@ -224,7 +224,7 @@ def test_a_prepared_label_is_the_same_without_numba() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tile_scoring, "HAVE_NUMBA", False)
         slow = prepared(label, member)
-    for name in ("values", "ranks", "count"):
+    for name in ("values", "ranks", "known", "count"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name))
         assert getattr(fast, name).dtype == getattr(slow, name).dtype
 

@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-Flags = NDArray[np.uint8]
+Words = NDArray[np.uint64]
 
 _SUMS: Final[dict[str, Any]] = {"fastmath": {"reassoc", "contract", "nsz"}}
 """Sums may be taken in any order, which is what lets them use vectors; NaN keeps its meaning."""
@@ -56,7 +56,9 @@ _FEW: Final = 32
 
 
 @jit
-def gather(values: Bits, member: Mask, begin: int, step: int, rows: Bits, packed: Packed, count: Counts) -> None:
+def gather(
+    values: Bits, member: Mask, begin: int, step: int, rows: Bits, known: Mask, packed: Packed, count: Counts
+) -> None:
     """Lay days side by side, leaving out what has no value, and make the keys by which they are sorted.
 
     Parameters
@@ -69,6 +71,8 @@ def gather(values: Bits, member: Mask, begin: int, step: int, rows: Bits, packed
         Row ``d`` of the results is day ``begin + d * step``.
     rows : array, (days, tiles * LANES) uint32
         Written: bits of the values, NaN where missing, 0.0 for -0.0.
+    known : array, (days, tiles * LANES) bool
+        Written: whether there is a value.
     packed : array, (days, tiles * LANES) uint64, or (0, 0)
         Written unless empty: key and position; sorted upwards they give the largest value first and the missing last.
     count : array, (days,) int64
@@ -87,6 +91,7 @@ def gather(values: Bits, member: Mask, begin: int, step: int, rows: Bits, packed
                 there = (bits & _EXPONENT) != _EXPONENT and member[row, base + lane]
                 bits = _ZERO if bits == _SIGN else bits
                 held += there
+                known[day, base + lane] = there
                 rows[day, base + lane] = bits if there else _MISSING_BITS
             count[day] += held
             if wanted:
@@ -195,14 +200,13 @@ def correlate_values(left: Floats, right: Floats, min_names: int, out: Doubles, 
 @jit
 def correlate_ranks(
     left: Ranks,
+    left_known: Words,
     left_count: Counts,
     right: Ranks,
-    right_count: Counts,
+    right_known: Words,
     min_names: int,
     out: Doubles,
     scratch: Ranks,
-    alone: Flags,
-    words: Packed,
 ) -> None:
     """Write Spearman's correlation of two rows for each day, both sides ranked anew among the names that both have.
 
@@ -210,29 +214,28 @@ def correlate_ranks(
     ----------
     left, right : array, (days, names) int32
         Doubled ranks, 0 where missing.
-    left_count, right_count : array, (days,) int64
+    left_known, right_known : array, (days, names // 8) uint64
+        Which names have a rank: the ``known`` of :func:`gather`, eight at a time.
+    left_count : array, (days,) int64
         Names with a rank.
     min_names : int
         As in :func:`correlate_values`.
     out : array, (days,) float64
-    scratch : array, (3, 2 * names + 2) int32
-    alone : array, (2, names) uint8
-        Scratch.
-    words : array, (2, names // 8) uint64
-        The same memory as ``alone``.
+    scratch : array, (4, 2 * names + 2) int32
     """
-    width = left.shape[1]
+    one_gone, two_gone = scratch[0], scratch[1]
+    one_out, two_out = scratch[2, : left.shape[1]], scratch[3, : left.shape[1]]
     for day in range(left.shape[0]):
-        joint = _compare(left[day], right[day], alone[0], alone[1])
+        one, two = left[day], right[day]
+        fewer = _only_in_first(one, left_known[day], two, right_known[day], one_gone)
+        joint = left_count[day] - fewer
         out[day] = np.nan
         if joint < max(min_names, 2):
             continue
-        one, two = left[day], right[day]
-        if joint < left_count[day]:
-            one = _without(left[day], alone[0], words[0], right[day], scratch[0, :width], scratch[2])
-        if joint < right_count[day]:
-            two = _without(right[day], alone[1], words[1], left[day], scratch[1, :width], scratch[2])
-        left_square, right_square, product = _rank_products(one, two, joint + 1)
+        others = _only_in_first(two, right_known[day], one, left_known[day], two_gone)
+        ours = _without(one, two, fewer, one_gone, one_out)
+        theirs = _without(two, one, others, two_gone, two_out)
+        left_square, right_square, product = _rank_products(ours, theirs, joint + 1)
         if left_square > 0 and right_square > 0:
             out[day] = product / np.sqrt(left_square * right_square)
 
@@ -240,39 +243,36 @@ def correlate_ranks(
 @jit
 def spreads(
     ranks: Ranks,
+    known: Words,
     count: Counts,
     label: Floats,
     label_ranks: Ranks,
+    label_known: Words,
     quantiles: int,
     min_names: int,
     out: Doubles,
     scratch: Ranks,
-    alone: Flags,
-    words: Packed,
 ) -> None:
     """Write the mean label of each day's top quantile less that of its bottom one.
 
     Parameters
     ----------
-    ranks, label_ranks : array, (days, names) int32
-        Doubled ranks, 0 where missing.
-    count : array, (days,) int64
-        Names with a rank in ``ranks``.
+    ranks, known, count, label_ranks, label_known
+        As the left and the right side of :func:`correlate_ranks`.
     label : array, (days, names) float32
     quantiles, min_names : int
         As in :func:`qlib_llm_alpha.engine.scoring.long_short_returns`.
-    out, scratch, alone, words
+    out, scratch
         As in :func:`correlate_ranks`.
     """
-    width = ranks.shape[1]
+    gone, renewed = scratch[0], scratch[2, : ranks.shape[1]]
     for day in range(ranks.shape[0]):
-        joint = _compare(ranks[day], label_ranks[day], alone[0], alone[1])
+        fewer = _only_in_first(ranks[day], known[day], label_ranks[day], label_known[day], gone)
+        joint = count[day] - fewer
         out[day] = np.nan
         if joint < min_names:
             continue
-        own = ranks[day]
-        if joint < count[day]:
-            own = _without(ranks[day], alone[0], words[0], label_ranks[day], scratch[0, :width], scratch[2])
+        own = _without(ranks[day], label_ranks[day], fewer, gone, renewed)
         edge = 2 * (joint / quantiles + 1e-9)
         highs, lows, high, low = _ends(own, label_ranks[day], label[day], edge, 2 * (joint + 1) - edge)
         if highs > 0 and lows > 0:
@@ -303,35 +303,31 @@ def unit_rows(rows: Floats, min_names: int, known: Mask) -> None:
 
 
 @jit
-def _compare(left: Ranks, right: Ranks, left_alone: Flags, right_alone: Flags) -> np.int32:
-    """Count the names that both have and flag those that one has alone."""
-    for name in range(left.shape[0]):
-        left_alone[name] = np.uint8((left[name] != 0) & (right[name] == 0))
-        right_alone[name] = np.uint8((left[name] == 0) & (right[name] != 0))
-    joint: np.int32 = _NONE
-    for name in range(left.shape[0]):
-        joint += _ONE if (left[name] != 0) & (right[name] != 0) else _NONE
-    return joint
+def _only_in_first(ranks: Ranks, known: Words, other: Ranks, other_known: Words, gone: Ranks) -> int:
+    """Write the ranks of the names that the other side lacks, and return how many there are."""
+    found = 0
+    for word in range(known.shape[0]):
+        if known[word] & ~other_known[word] != 0:
+            for name in range(8 * word, 8 * word + 8):
+                gone[found] = ranks[name]
+                found += (ranks[name] != 0) & (other[name] == 0)
+    return found
 
 
 @jit
-def _without(ranks: Ranks, gone: Flags, words: Packed, other: Ranks, out: Ranks, scratch: Ranks) -> Ranks:
-    """Return the doubled ranks once the names flagged in ``gone`` are taken out; what stands at those is no rank."""
-    taken = 0
-    for word in range(words.shape[0]):
-        if words[word] != 0:
-            for name in range(8 * word, 8 * word + 8):
-                scratch[taken] = ranks[name]
-                taken += gone[name]
-    if taken > _FEW:
-        _count_anew(ranks, other, out, scratch)
+def _without(ranks: Ranks, other: Ranks, fewer: int, gone: Ranks, out: Ranks) -> Ranks:
+    """Return the doubled ranks once ``gone`` are taken out; what stands at names that ``other`` lacks is no rank."""
+    if fewer == 0:
+        return ranks
+    if fewer > _FEW:
+        _count_anew(ranks, other, out, gone)
         return out
-    for more in range(taken, taken + 4):
-        scratch[more] = _NO_RANK
+    for more in range(fewer, fewer + 4):
+        gone[more] = _NO_RANK
     for name in range(ranks.shape[0]):
         out[name] = ranks[name]
-    for at in range(0, taken, 4):
-        _take_out(ranks, scratch[at], scratch[at + 1], scratch[at + 2], scratch[at + 3], out)
+    for at in range(0, fewer, 4):
+        _take_out(ranks, gone[at], gone[at + 1], gone[at + 2], gone[at + 3], out)
     return out
 
 
