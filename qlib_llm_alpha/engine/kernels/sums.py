@@ -1,0 +1,315 @@
+"""Mean, Sum, Count, Std and Var of a window, and what every moment-like kernel shares.
+
+Sums are running: a row adds the value that enters and takes away the one that leaves, whatever the window. That loses
+digits in three ways, and each has its answer here:
+
+* squares of large values that differ little (a price of 3000 that moves by 0.003): squares are taken of distances to
+  an *anchor*, the mean of the window a while ago;
+* a huge value leaves, or prices walk far from the anchor: what is left carries the rounding error of what was. A *peak*
+  is the largest sum since the window was last added up; when too little is left of it, the lane is added up again;
+* drift: every ``max(256, 2 * window)`` rows every lane is added up again.
+
+A window of equal values has no history worth keeping: its sums start again from that value (*afresh*), its mean is that
+value and its deviation is 0.
+
+All of it is decided lane by lane, so that an instrument's bits depend neither on its neighbours nor on later rows.
+
+Loops over lanes must not branch, or they do not become vector instructions: both sides are computed, then
+:func:`pick` chooses. For the same reason the state is one array with named rows: the compiler has to prove that arrays
+do not overlap, and gives up when there are many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from qlib_llm_alpha.engine.kernels.registry import (
+    GROUPS,
+    KERNELS,
+    LANES,
+    Array,
+    Group,
+    Kernel,
+    Lanes,
+    jit,
+    kernel,
+    over_windows,
+)
+
+KEEP: Final = 2.0**16
+"""A sum whose peak was more than this many times larger has lost too many digits."""
+
+
+@jit
+def pick(condition: bool, yes: float, no: float) -> float:
+    """Return ``yes`` or ``no``, both of them computed: what ``yes if condition else no`` is without a branch."""
+    return yes if condition else no
+
+
+@jit
+def is_value(number: float) -> bool:
+    """Whether ``number`` is neither NaN nor infinite."""
+    return number - number == 0.0
+
+
+@jit
+def is_lost(left: float, peak: float, keep: float) -> bool:
+    """Whether too few digits are left of a sum. NaN, which is what overflow leaves behind, counts as lost."""
+    return not (left * keep >= peak)
+
+
+@jit
+def slide(
+    count: float, same: float, last: float, new: float, old: float
+) -> tuple[float, bool, float, float, float, bool]:
+    """Move a window by one row, as far as its values are counted and compared.
+
+    Parameters
+    ----------
+    count : float
+        Values in the window.
+    same : float
+        How many of the newest values, in the window or before it, are equal.
+    last : float
+        The newest value, whether or not it is still in the window.
+    new, old : float
+        The rows that enter and leave; NaN or infinite where they hold no value.
+
+    Returns
+    -------
+    left : float
+        Values left when the old row is gone.
+    afresh : bool
+        They are all equal (or none), so that sums start again.
+    count, same, last : float
+        As above, for the new window.
+    flat : bool
+        The values of the new window are all equal (or none).
+    """
+    entered = is_value(new)
+    left = count - pick(is_value(old), 1.0, 0.0)
+    now = left + pick(entered, 1.0, 0.0)
+    equal = pick(entered, pick(new == last, same + 1.0, 1.0), same)
+    return left, same >= left, now, equal, pick(entered, new, last), equal >= now
+
+
+@jit
+def new_anchor(x: Array, start: int, stop: int, chosen: Array, anchor: Array) -> None:
+    """Set the anchor of the chosen lanes to the mean of their values in the rows ``start`` to ``stop``."""
+    state = np.zeros((2, LANES))
+    total, count = state[0], state[1]
+    for row in range(start, stop):
+        for j in range(LANES):
+            value = np.float64(x[row, j])
+            total[j] += pick(is_value(value), value, 0.0)
+            count[j] += pick(is_value(value), 1.0, 0.0)
+    for j in range(LANES):
+        anchor[j] = pick(chosen[j] > 0.0, total[j] / count[j], anchor[j])
+
+
+@jit
+def variance(count: float, total: float, squares: float, flat: bool) -> float:
+    """Return the unbiased variance from sums about any anchor: 0 for equal values, NaN for fewer than two."""
+    spread = count * squares - total * total
+    spread = pick(flat | (spread < 0.0), 0.0, spread)
+    return pick(count > 1.0, spread / (count * (count - 1.0)), np.nan)
+
+
+def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
+    """Return the loop for the level (mean or sum), the spread (deviation or variance) or both."""
+
+    def run(
+        x: Array, level_out: Array, spread_out: Array, window: int, first: Lanes, is_mean: bool, is_std: bool
+    ) -> None:
+        period = max(256, 2 * window)
+        nothing = np.full(LANES, np.nan, x.dtype)
+        state = np.zeros((12, LANES))
+        count, same, last = state[0], state[1], state[2]
+        total, size, size_peak, level_chosen = state[3], state[4], state[5], state[6]
+        anchor, apart, squares, squares_peak, spread_chosen = state[7], state[8], state[9], state[10], state[11]
+        for t in range(x.shape[0]):
+            entering = x[t]
+            leaving = x[t - window] if t >= window else nothing
+            due = t > 0 and t % period == 0
+            level_due = due
+            spread_due = due
+            for j in range(LANES):
+                new, old = np.float64(entering[j]), np.float64(leaving[j])
+                before = last[j]
+                left, afresh, n, same[j], value, flat = slide(count[j], same[j], before, new, old)
+                entered, left_it = is_value(new), is_value(old)
+                count[j], last[j] = n, value
+                if has_level:
+                    come, gone = pick(entered, new, 0.0), pick(left_it, old, 0.0)
+                    s = pick(afresh, before * left, total[j] - gone) + come
+                    a = pick(afresh, abs(before) * left, size[j] - abs(gone)) + abs(come)
+                    peak = pick(afresh, 0.0, size_peak[j])
+                    peak = pick(a > peak, a, peak)
+                    total[j], size[j], size_peak[j] = s, a, peak
+                    level_out[t, j] = _level(n, s, value, flat, is_mean)
+                    lost = (not flat) & is_lost(a, peak, KEEP)
+                    level_chosen[j] = pick(lost | due, 1.0, 0.0)
+                    level_due |= lost
+                if has_spread:
+                    c = pick(afresh, pick(left > 0.0, before, new), anchor[j])
+                    come, gone = pick(entered, new - c, 0.0), pick(left_it, old - c, 0.0)
+                    s = pick(afresh, 0.0, apart[j] - gone) + come
+                    q = pick(afresh, 0.0, squares[j] - gone * gone) + come * come
+                    peak = pick(afresh, 0.0, squares_peak[j])
+                    peak = pick(q > peak, q, peak)
+                    anchor[j], apart[j], squares[j], squares_peak[j] = c, s, q, peak
+                    spread_out[t, j] = _spread(n, s, q, flat, is_std)
+                    lost = (not flat) & is_lost(n * q - s * s, n * peak, KEEP)
+                    spread_chosen[j] = pick(lost | due, 1.0, 0.0)
+                    spread_due |= lost
+            start = max(0, t - window + 1)
+            if has_level and level_due:
+                _add_up_sizes(x, start, t + 1, level_chosen, total, size, size_peak)
+                for j in range(LANES):
+                    level_out[t, j] = _level(count[j], total[j], last[j], same[j] >= count[j], is_mean)
+            if has_spread and spread_due:
+                _add_up_squares(x, start, t + 1, spread_chosen, anchor, apart, squares, squares_peak)
+                for j in range(LANES):
+                    spread_out[t, j] = _spread(count[j], apart[j], squares[j], same[j] >= count[j], is_std)
+
+    return run
+
+
+@jit
+def _level(count: float, total: float, last: float, flat: bool, is_mean: bool) -> float:
+    value = pick(flat, pick(is_mean, last, last * count), pick(is_mean, total / count, total))
+    return pick(count > 0.0, value, np.nan)
+
+
+@jit
+def _spread(count: float, total: float, squares: float, flat: bool, is_std: bool) -> float:
+    value = variance(count, total, squares, flat)
+    return pick(is_std, np.sqrt(value), value)
+
+
+@jit
+def _add_up_sizes(x: Array, start: int, stop: int, chosen: Array, total: Array, size: Array, peak: Array) -> None:
+    for j in range(LANES):
+        total[j] = pick(chosen[j] > 0.0, 0.0, total[j])
+        size[j] = pick(chosen[j] > 0.0, 0.0, size[j])
+    for row in range(start, stop):
+        for j in range(LANES):
+            value = np.float64(x[row, j])
+            value = pick(is_value(value) & (chosen[j] > 0.0), value, 0.0)
+            total[j] += value
+            size[j] += abs(value)
+    for j in range(LANES):
+        peak[j] = pick(chosen[j] > 0.0, size[j], peak[j])
+
+
+@jit
+def _add_up_squares(
+    x: Array, start: int, stop: int, chosen: Array, anchor: Array, total: Array, squares: Array, peak: Array
+) -> None:
+    new_anchor(x, start, stop, chosen, anchor)
+    for j in range(LANES):
+        total[j] = pick(chosen[j] > 0.0, 0.0, total[j])
+        squares[j] = pick(chosen[j] > 0.0, 0.0, squares[j])
+    for row in range(start, stop):
+        for j in range(LANES):
+            value = np.float64(x[row, j])
+            distance = pick(is_value(value) & (chosen[j] > 0.0), value - anchor[j], 0.0)
+            total[j] += distance
+            squares[j] += distance * distance
+    for j in range(LANES):
+        peak[j] = pick(chosen[j] > 0.0, squares[j], peak[j])
+
+
+def distances(windows: Array) -> Array:
+    """Return the values of each window minus their mean, exactly 0 where all are equal; NaN stays NaN."""
+    above: Array = windows - np.fmin.reduce(windows, axis=-1, keepdims=True)
+    return above - np.nanmean(above, axis=-1, keepdims=True)
+
+
+def _mean_of(windows: Array, length: Lanes) -> Array:
+    lowest: Array = np.fmin.reduce(windows, axis=-1)
+    return np.where(_flat(windows), lowest, np.nanmean(windows, axis=-1))
+
+
+def _sum_of(windows: Array, length: Lanes) -> Array:
+    lowest: Array = np.fmin.reduce(windows, axis=-1)
+    count = np.isfinite(windows).sum(axis=-1)
+    return np.where(_flat(windows), lowest * count, np.nansum(windows, axis=-1))
+
+
+def _flat(windows: Array) -> Array:
+    return np.fmin.reduce(windows, axis=-1) == np.fmax.reduce(windows, axis=-1)  # type: ignore[no-any-return]
+
+
+def _variance_of(windows: Array, length: Lanes) -> Array:
+    count = np.isfinite(windows).sum(axis=-1)
+    squares = np.nansum(distances(windows) ** 2, axis=-1)
+    return np.where(count > 1, squares / (count - 1), np.nan)
+
+
+def _deviation_of(windows: Array, length: Lanes) -> Array:
+    return np.sqrt(_variance_of(windows, length))
+
+
+def _counted(x: Array, window: int, first: Lanes) -> Array:
+    rows = np.arange(len(x))[:, None]
+    upto = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(~np.isnan(x), axis=0)])
+    return np.where(rows >= first, upto[1:] - upto[np.maximum(rows[:, 0] - window + 1, 0)], np.nan)
+
+
+_only_level = jit(_running(True, False))
+_only_spread = jit(_running(False, True))
+_both = jit(_running(True, True))
+
+
+# Python functions around few compiled ones: a compiled one around another is compiled as a whole once more.
+def mean(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the mean of the values in the window."""
+    _only_level(x, out, out, window, first, True, False)
+
+
+def total(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the sum of the values in the window; NaN, not 0, when there is none."""
+    _only_level(x, out, out, window, first, False, False)
+
+
+def std(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the standard deviation (divisor: count - 1); NaN for fewer than two values, exactly 0 for equal ones."""
+    _only_spread(x, out, out, window, first, False, True)
+
+
+def var(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the variance (divisor: count - 1); NaN for fewer than two values, exactly 0 for equal ones."""
+    _only_spread(x, out, out, window, first, False, False)
+
+
+def mean_and_std(x: Array, mean_out: Array, std_out: Array, window: int, first: Lanes) -> None:
+    """Write the mean and the standard deviation of the window."""
+    _both(x, mean_out, std_out, window, first, True, True)
+
+
+KERNELS["Mean"] = Kernel("Mean", 1, mean, over_windows(_mean_of))
+KERNELS["Sum"] = Kernel("Sum", 1, total, over_windows(_sum_of))
+KERNELS["Std"] = Kernel("Std", 1, std, over_windows(_deviation_of))
+KERNELS["Var"] = Kernel("Var", 1, var, over_windows(_variance_of))
+GROUPS.append(Group(("Mean", "Std"), mean_and_std))
+
+
+@kernel("Count", _counted)
+def count(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write how many rows of the window are not NaN: infinite ones count, none gives 0, rows before ``first`` NaN."""
+    nothing = np.full(LANES, np.nan, x.dtype)
+    state = np.zeros((2, LANES))
+    counted, begin = state[0], state[1]
+    for j in range(LANES):
+        begin[j] = first[j]
+    for t in range(x.shape[0]):
+        entering = x[t]
+        leaving = x[t - window] if t >= window else nothing
+        for j in range(LANES):
+            n = counted[j] + pick(entering[j] == entering[j], 1.0, 0.0) - pick(leaving[j] == leaving[j], 1.0, 0.0)
+            counted[j] = n
+            out[t, j] = pick(t >= begin[j], n, np.nan)
