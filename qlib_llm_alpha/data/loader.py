@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from qlib.data import D
 from qlib.data.dataset.loader import QlibDataLoader
 
+from qlib_llm_alpha.data.provider import PanelDatasetProvider, configured_panel_provider
 from qlib_llm_alpha.library.factor_set import FactorSet
 
 
@@ -19,6 +21,10 @@ class FactorSetLoader(QlibDataLoader):
     so that a value never depends on where a query starts (Qlib's ``EMA`` and ``Delta`` do), and the first look-back
     bars of an instrument are NaN (Qlib fills them from partial windows). With ``warmup: qlib`` the numbers are
     Qlib's own.
+
+    Values come from the dataset provider that ``qlib.init`` was given. A set with operators that only our engine
+    computes, the cross-sectional ones, is served by a :class:`~qlib_llm_alpha.data.provider.PanelDatasetProvider` of
+    the loader's own where another provider is configured.
 
     Parameters
     ----------
@@ -39,6 +45,7 @@ class FactorSetLoader(QlibDataLoader):
         inst_processors: dict[str, Any] | list[Any] | None = None,
     ) -> None:
         self.warmup = factor_set.warmup
+        self.needs_engine = any(factor.expression.needs_engine for factor in factor_set.factors)
         self.lookbacks = {factor.name: factor.expression.lookback for factor in factor_set.factors}
         features = [factor.expression.qlib for factor in factor_set.factors], list(factor_set.names)
         super().__init__(
@@ -58,13 +65,40 @@ class FactorSetLoader(QlibDataLoader):
         gp_name: str | None = None,
     ) -> pd.DataFrame:
         """Load one group of columns; see Qlib's loader."""
+        engine = configured_panel_provider()
+        if engine is None and self.needs_engine and gp_name == "feature":
+            engine = PanelDatasetProvider()
+            load = functools.partial(self._from_engine, engine)
+        else:
+            load = super().load_group_df
         if gp_name != "feature" or self.warmup != "strict":
-            stock: pd.DataFrame = super().load_group_df(instruments, exprs, names, start_time, end_time, gp_name)
+            stock: pd.DataFrame = load(instruments, exprs, names, start_time, end_time, gp_name)
             return stock
-        frame = super().load_group_df(instruments, exprs, names, None, end_time, gp_name)
+        whole = engine is not None and not engine.qlib_window
+        frame: pd.DataFrame = load(instruments, exprs, names, start_time if whole else None, end_time, gp_name)
         if start_time is not None:
             frame = frame.loc[pd.Timestamp(start_time) :]
         return self._without_warmup(frame)
+
+    def _from_engine(
+        self,
+        engine: PanelDatasetProvider,
+        instruments: Any,
+        exprs: list[str],
+        names: list[str],
+        start_time: Any,
+        end_time: Any,
+        gp_name: str | None,
+    ) -> pd.DataFrame:
+        universe = (
+            D.instruments(instruments, filter_pipe=self.filter_pipe) if isinstance(instruments, str) else instruments
+        )
+        processors = self.inst_processors
+        chosen = processors if isinstance(processors, list) else processors.get(gp_name, [])
+        frame = engine.dataset(universe, exprs, start_time, end_time, self.freq, chosen)
+        frame.columns = names
+        by_day: pd.DataFrame = frame.swaplevel().sort_index()
+        return by_day
 
     def _without_warmup(self, frame: pd.DataFrame) -> pd.DataFrame:
         bars = self._bars_since_first(frame)

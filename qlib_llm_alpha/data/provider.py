@@ -16,21 +16,24 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from qlib.data.data import Cal, LocalDatasetProvider
-from qlib.data.dataset.processor import InstProcessor  # noqa: F401 - named in the docstring
+from qlib.config import C
+from qlib.data.data import Cal, DatasetD, FeatureD, LocalDatasetProvider, LocalFeatureProvider
+from qlib.data.inst_processor import InstProcessor
 from qlib.utils import init_instance_by_config
 
-from qlib_llm_alpha.data.bars import open_qlib_panel
+from qlib_llm_alpha.data.bars import BinSource, QlibSource
 from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
 from qlib_llm_alpha.engine.evaluate import Batch, Cells
 from qlib_llm_alpha.engine.tiles import Mask, TiledPanel
-from qlib_llm_alpha.errors import ExpressionError
-from qlib_llm_alpha.factor.tree import Node
+from qlib_llm_alpha.factor.printing import to_text
+from qlib_llm_alpha.factor.tree import Call, Field, Node, walk
 
 _LOG = logging.getLogger(__name__)
 _PANELS_KEPT = 2
@@ -73,7 +76,7 @@ class PanelDatasetProvider(LocalDatasetProvider):
         super().__init__(align_time=align_time)
         self.qlib_window = qlib_window
         self.threads = threads
-        self._panels: OrderedDict[tuple[str, ...], TiledPanel] = OrderedDict()
+        self._panels: OrderedDict[tuple[str, ...], _KeptPanel] = OrderedDict()
         self._lock = threading.Lock()
         self._told: set[str] = set()
 
@@ -122,12 +125,13 @@ class PanelDatasetProvider(LocalDatasetProvider):
             return frame
         days = Cal.calendar(start_time, end_time, freq)
         if len(days) == 0:
-            return pd.DataFrame(index=_index([], [], [], []), columns=names)
+            empty: pd.DataFrame = pd.DataFrame(index=_index([], [], [], []), columns=names)
+            return empty
         universe = self.get_instruments_d(instruments, freq)
         calendar = Cal.calendar(freq=freq)
         begin, end = _rows(calendar, days)
         spans = _spans_by_code(universe)
-        panel = self._panel(tuple(spans), calendar, _membership(spans, calendar))
+        panel = self._panel(tuple(spans), calendar, _membership(spans, calendar), trees)
         frame = self._frame(panel, trees, names, begin, end, calendar)
         return _processed(frame, list(spans), inst_processors) if inst_processors else frame
 
@@ -141,15 +145,15 @@ class PanelDatasetProvider(LocalDatasetProvider):
         calendar: NDArray[Any],
     ) -> pd.DataFrame:
         parts = []
-        for positions, first, last in self._windows(trees, begin, end, len(calendar)):
-            whole = first == 0 and last == len(calendar)
+        for positions, opened, closed in self._windows(trees, begin, end, len(calendar)):
+            whole = opened == 0 and closed == len(calendar)
             part = Batch(
                 [trees[position] for position in positions],
-                panel if whole else panel.window(first, last),
+                panel if whole else panel.window(opened, closed),
                 threads=self.threads,
                 foreign=is_foreign,
             )
-            parts.append((positions, first, part))
+            parts.append((positions, opened, part))
         wanted = np.zeros((len(panel.instruments), end - begin), dtype=np.bool_)
         row = np.arange(begin, end)
         for _, offset, part in parts:
@@ -173,7 +177,8 @@ class PanelDatasetProvider(LocalDatasetProvider):
             np.repeat(np.arange(len(kept)), counts[kept]),
             cells.rows,
         )
-        return pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+        result: pd.DataFrame = pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+        return result
 
     def _windows(self, trees: Sequence[Node], begin: int, end: int, rows: int) -> Iterable[tuple[list[int], int, int]]:
         """Yield positions of formulas with the rows they may see."""
@@ -188,19 +193,68 @@ class PanelDatasetProvider(LocalDatasetProvider):
         for (first, last), positions in groups.items():
             yield positions, first, last
 
-    def _panel(self, codes: tuple[str, ...], calendar: NDArray[Any], member: Mask | None) -> TiledPanel:
+    def _panel(
+        self, codes: tuple[str, ...], calendar: NDArray[Any], member: Mask | None, trees: Sequence[Node]
+    ) -> TiledPanel:
+        root = _files()
+        foreign = _foreign_expressions(trees)
+        names = {node.name for tree in trees for node in walk(tree) if isinstance(node, Field)} | set(foreign)
         with self._lock:
-            known = self._panels.pop(codes, None)
-            panel = open_qlib_panel(codes, calendar, member, known=known)
-            self._panels[codes] = panel
+            kept = self._panels.pop(codes, None)
+            if kept is None or kept.root != root or len(kept.panel.days) != len(calendar):
+                source = QlibSource(bars=None if root is None else BinSource(root))
+                days = pd.DatetimeIndex(calendar).to_numpy().astype("datetime64[D]")
+                kept = _KeptPanel(root, source, TiledPanel(days, codes, source), {})
+            kept.source.expressions.update(foreign)
+            kept.forget_changed(name for name in names if not name.startswith("$$"))
+            self._panels[codes] = kept
             while len(self._panels) > _PANELS_KEPT:
                 self._panels.popitem(last=False)
-        return panel
+        return kept.panel.with_members(member)
 
     def _tell_once(self, freq: str) -> None:
         if freq not in self._told:
             self._told.add(freq)
             _LOG.warning("freq %r is served by Qlib's own provider: the panel provider serves %r", freq, _SERVED)
+
+
+def configured_panel_provider() -> PanelDatasetProvider | None:
+    """Return the panel provider that ``qlib.init`` was given, behind a dataset cache or not; None: it was another."""
+    provider = getattr(DatasetD, "_provider", None)
+    inner = getattr(provider, "provider", provider)
+    return inner if isinstance(inner, PanelDatasetProvider) else None
+
+
+@dataclass
+class _KeptPanel:
+    """A panel between queries, with what its files looked like when a column was read."""
+
+    root: Path | None
+    source: QlibSource
+    panel: TiledPanel
+    stamps: dict[str, bytes | None]
+
+    def forget_changed(self, names: Iterable[str]) -> None:
+        """Drop the columns whose files changed, or of which nobody can say."""
+        for name in names:
+            stamp = self.source.stamp(name, self.panel.instruments)
+            if stamp is None or stamp != self.stamps.get(name):
+                self.panel.forget(name)
+            self.stamps[name] = stamp
+
+
+def _files() -> Path | None:
+    """Return the folder of the bars, or None where they are not Qlib's local files."""
+    provider = getattr(FeatureD, "_provider", None)
+    if not isinstance(provider, LocalFeatureProvider) or provider.backend:
+        return None
+    return Path(C.dpm.get_data_uri(_SERVED))
+
+
+def _foreign_expressions(trees: Iterable[Node]) -> dict[str, Any]:
+    """Return what Qlib has to evaluate itself, by text."""
+    calls = (node for tree in trees for node in walk(tree) if isinstance(node, Call))
+    return {to_text(call): to_qlib(call) for call in calls if call.op in ("P", "PRef") or is_foreign(call)}
 
 
 def _spans_by_code(universe: Any) -> dict[str, Spans | None]:
@@ -232,9 +286,13 @@ def _rows(calendar: NDArray[Any], days: NDArray[Any]) -> tuple[int, int]:
 
 
 def _index(codes: Sequence[str], days: Any, code_places: Any, day_places: Any) -> pd.MultiIndex:
-    if not len(codes):
-        return pd.MultiIndex.from_arrays([[], []], names=("instrument", "datetime"))
-    return pd.MultiIndex(levels=[list(codes), days], codes=[code_places, day_places], names=["instrument", "datetime"])
+    names = ["instrument", "datetime"]
+    index: pd.MultiIndex = (
+        pd.MultiIndex(levels=[list(codes), days], codes=[code_places, day_places], names=names)
+        if len(codes)
+        else pd.MultiIndex.from_arrays([[], []], names=names)
+    )
+    return index
 
 
 def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[Any]) -> pd.DataFrame:
@@ -242,7 +300,7 @@ def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[A
     present = set(frame.index.get_level_values("instrument"))
     parts: dict[str, pd.DataFrame] = {}
     for code in codes:
-        part = frame.xs(code, level="instrument") if code in present else frame.iloc[:0].droplevel("instrument")
+        part: Any = frame.xs(code, level="instrument") if code in present else frame.iloc[:0].droplevel("instrument")
         for processor in processors:
             if processor:
                 part = init_instance_by_config(processor, accept_types=InstProcessor)(part, instrument=code)

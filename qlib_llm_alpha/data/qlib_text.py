@@ -1,8 +1,8 @@
 """Qlib's own formula texts, read without ``eval``: to a tree, and from a tree to Qlib's objects.
 
 Stock Qlib executes a formula as Python code. Here the text is read by the factor language's reader, which lets through
-names, numbers, signs and quoted codes, and every name must be an operator that is registered; the objects are then built
-one by one.
+names, numbers, signs and quoted codes, and every name must be an operator that is registered; the objects are then
+built one by one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def announce_first_compilation() -> None:
     if HAVE_NUMBA:
         from numba.core import event
 
-        event.register("numba:compile", _listener(_Once()))
+        event.register("numba:compile", _listener(_Once()))  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -31,11 +31,11 @@ def listening(tell: Callable[[str], None]) -> Iterator[None]:
     from numba.core import event
 
     listener = _listener(tell)
-    event.register("numba:compile", listener)
+    event.register("numba:compile", listener)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        event.unregister("numba:compile", listener)
+        event.unregister("numba:compile", listener)  # type: ignore[no-untyped-call]
 
 
 class _Once:
@@ -57,7 +57,7 @@ class _Once:
 def _listener(tell: Callable[[str], None]) -> Any:
     from numba.core import event
 
-    class Ours(event.Listener):  # type: ignore[misc]
+    class Ours(event.Listener):
         def on_start(self, happened: Any) -> None:
             function = happened.data["dispatcher"].py_func
             if function.__module__.startswith("qlib_llm_alpha."):

@@ -214,7 +214,8 @@ class _Work:
         """Return the tile of a node that is a column."""
         if node.id in self.columns:
             values = self.columns[node.id][0]
-            return np.asarray(values[tile if len(values) > 1 else 0])
+            result: Tile = values[tile if len(values) > 1 else 0]
+            return result
         return self.panel.column(node.parameters[0]).values[tile]
 
     def compute_cut(self, node: Node) -> None:
@@ -439,7 +440,7 @@ class _TileRun:
         return np.where(dead, np.nan, value).astype(value.dtype if value.dtype.kind == "f" else np.float64)
 
     def _elementwise(self, node: Node) -> Tile:
-        args = [self._argument(one, node) if isinstance(one, Node) else one for one in node.args]
+        args: list[Any] = [self._argument(one, node) if isinstance(one, Node) else one for one in node.args]
         try:
             if node.op == "If":
                 return self._chosen(*args)
@@ -471,8 +472,8 @@ class _TileRun:
     def _chosen(self, condition: Any, left: Any, right: Any) -> Tile:
         if not isinstance(condition, np.ndarray):
             raise TypeError(f"the condition is {condition!r}")
-        corner = [one[:1] if isinstance(one, np.ndarray) else one for one in (condition, left, right)]
-        out = self.buffers.get(np.where(*corner).dtype)
+        corner = [one[:1] if isinstance(one, np.ndarray) else one for one in (left, right)]
+        out = self.buffers.get(np.where(condition[:1], *corner).dtype)
         np.copyto(out, right)
         np.copyto(out, left, where=condition if condition.dtype == np.bool_ else condition.astype(np.bool_))
         return out
