@@ -3,8 +3,8 @@
 Every function takes ``rows``, (days, names) float64, C-contiguous, ``names`` a multiple of ``LANES``, and writes its
 result into it. NaN says that the instrument does not take part that day, and stays NaN; all other values are finite. A
 second array of that shape (``other``, ``group``) has a finite value wherever ``rows`` has one, and may be overwritten.
-Each day is computed by itself. ``gather``, ``gather_other`` and ``scatter`` make such rows of columns, (tiles, T, LANES),
-and columns of rows. ``qlib_llm_alpha.engine.across`` says what the operators mean, and has all this in numpy, too.
+Each day is computed by itself. ``gather``, ``gather_other`` and ``scatter`` turn columns, (tiles, T, LANES), into such
+rows and back. ``qlib_llm_alpha.engine.across`` says what the operators mean, and has all this in numpy, too.
 
 Sums run in ``LANES`` interleaved partial sums, which the compiler turns into vector instructions without having to
 change their order: the result has the same bits on every processor.
@@ -43,7 +43,7 @@ _GOLDEN: Final = -7046029254386353131  # 2**64 divided by the golden ratio, as a
 
 @jit
 def gather(column: Column, member: Mask | None, start: int, rows: Array) -> None:
-    """Copy days from ``start``: NaN where no member or no finite value; -0.0 becomes 0.0, for all that looks at bits."""
+    """Copy days from ``start``, NaN where no member or no finite value; -0.0 becomes 0.0, for all that reads bits."""
     for tile in range(column.shape[0]):
         for day in range(rows.shape[0]):
             for lane in range(LANES):
@@ -114,15 +114,15 @@ def group_rank(rows: Array, group: Array) -> None:
     names = rows.shape[1]
     order, keys, spare, tally, narrow = _sorting_room(names)
     numbers, codes, table = _grouping_room(names)
-    size = np.empty(names, dtype=np.int64)
-    below = np.empty(names, dtype=np.int64)
-    tied = np.empty(names, dtype=np.int64)
+    size = np.empty(names + 1, dtype=np.int64)
+    below = np.empty(names + 1, dtype=np.int64)
+    tied = np.empty(names + 1, dtype=np.int64)
     for day in range(rows.shape[0]):
         row = rows[day]
         groups = _number_groups(row, group[day].view(np.int64), numbers, codes, table)
-        size[:groups] = 0
-        below[:groups] = 0
-        tied[:groups] = 0
+        size[: groups + 1] = 0
+        below[: groups + 1] = 0
+        tied[: groups + 1] = 0
         count = _sort(row, order, keys, spare, tally, narrow)
         for k in range(count):
             size[numbers[order[k]]] += 1
@@ -247,7 +247,7 @@ def neutralize(rows: Array, group: Array) -> None:
     """Distance from the mean of the group."""
     names = rows.shape[1]
     numbers, codes, table = _grouping_room(names)
-    moments = np.empty((5, names))
+    moments = np.empty((5, names + 1))
     for day in range(rows.shape[0]):
         row = rows[day]
         groups = _number_groups(row, group[day].view(np.int64), numbers, codes, table)
@@ -259,7 +259,7 @@ def group_zscore(rows: Array, group: Array) -> None:
     """Distance from the mean of the group in population deviations of the group; 0 without spread."""
     names = rows.shape[1]
     numbers, codes, table = _grouping_room(names)
-    moments = np.empty((5, names))
+    moments = np.empty((5, names + 1))
     lanes = np.empty((3, LANES))
     for day in range(rows.shape[0]):
         row = rows[day]
@@ -270,18 +270,16 @@ def group_zscore(rows: Array, group: Array) -> None:
                 row[i] *= factor
         groups = _number_groups(row, group[day].view(np.int64), numbers, codes, table)
         _centre_groups(row, numbers, groups, moments)
-        size, largest_of, squares = moments[0], moments[1], moments[2]
-        squares[:groups] = 0.0
+        size, largest_of, deviation = moments[0], moments[1], moments[2]
+        deviation[: groups + 1] = 0.0
         for i in range(row.size):
-            if row[i] == row[i]:
-                squares[numbers[i]] += row[i] * row[i]
-        for number in range(groups):
-            deviation = math.sqrt(squares[number] / size[number])
-            # the reciprocal of "no spread" is 0: the distances, all rounding, become 0
-            squares[number] = deviation if deviation > NO_SPREAD * largest_of[number] else np.inf
+            deviation[numbers[i]] += row[i] * row[i]
+        for number in range(1, groups + 1):
+            deviation[number] = math.sqrt(deviation[number] / size[number])
+            if deviation[number] <= NO_SPREAD * largest_of[number]:
+                deviation[number] = np.inf  # distances that are all rounding become 0
         for i in range(row.size):
-            if row[i] == row[i]:
-                row[i] /= squares[numbers[i]]
+            row[i] /= deviation[numbers[i]]
 
 
 # --- means -----------------------------------------------------------------------------------------------------------
@@ -374,16 +372,17 @@ def _grouping_room(names: int) -> tuple[Integers, Integers, NDArray[np.int32]]:
     slots = 2
     while slots < 2 * names:
         slots *= 2
-    return np.empty(names, dtype=np.int64), np.empty(names, dtype=np.int64), np.empty(slots, dtype=np.int32)
+    return np.empty(names, dtype=np.int64), np.empty(names + 1, dtype=np.int64), np.empty(slots, dtype=np.int32)
 
 
 @jit
 def _number_groups(row: Array, bits: Integers, numbers: Integers, codes: Integers, table: NDArray[np.int32]) -> int:
-    """Give the day's groups numbers from 0 in order of appearance, name ``i`` gets ``numbers[i]``; return how many.
+    """Give the day's groups numbers from 1 in order of appearance, name ``i`` gets ``numbers[i]``; return how many.
 
-    ``bits`` are the group codes as integers, bit for bit, for a hash table with open addressing.
+    ``bits`` are the group codes as integers, bit for bit, for a hash table with open addressing. Names that do not take
+    part are group 0: sums over them are NaN, which is what they keep, so that the loops below need no question.
     """
-    table[:] = -1
+    table[:] = 0
     shift = 64
     slots = table.size
     while slots > 1:
@@ -392,15 +391,16 @@ def _number_groups(row: Array, bits: Integers, numbers: Integers, codes: Integer
     mask = table.size - 1
     groups = 0
     for i in range(row.size):
+        numbers[i] = 0
         if row[i] != row[i]:
             continue
         slot = ((bits[i] * _GOLDEN) >> shift) & mask
-        while table[slot] >= 0 and codes[table[slot]] != bits[i]:
+        while table[slot] > 0 and codes[table[slot]] != bits[i]:
             slot = (slot + 1) & mask
-        if table[slot] < 0:
+        if table[slot] == 0:
+            groups += 1
             table[slot] = groups
             codes[groups] = bits[i]
-            groups += 1
         numbers[i] = table[slot]
     return groups
 
@@ -408,27 +408,24 @@ def _number_groups(row: Array, bits: Integers, numbers: Integers, codes: Integer
 @jit
 def _centre_groups(row: Array, numbers: Integers, groups: int, moments: Array) -> None:
     """Subtract each group's mean, as :func:`_centre`; leaves count and largest value of the groups in ``moments``."""
-    size, largest, total, anchor, rest = moments[0], moments[1], moments[2], moments[3], moments[4]
-    moments[:, :groups] = 0.0
+    size, largest, mean, anchor, rest = moments[0], moments[1], moments[2], moments[3], moments[4]
+    moments[:, : groups + 1] = 0.0
     for i in range(row.size):
-        value = row[i]
-        if value != value:
-            continue
+        anchor[numbers[i]] = row[i]  # the last one stays
+    for i in range(row.size):
         number = numbers[i]
-        if size[number] == 0.0:
-            anchor[number] = value
         size[number] += 1.0
-        largest[number] = max(largest[number], abs(value))
-        total[number] += value - anchor[number]
-    for number in range(groups):
-        total[number] = anchor[number] + total[number] / size[number]
+        largest[number] = max(largest[number], abs(row[i]))
+        mean[number] += row[i] - anchor[number]
+    for number in range(1, groups + 1):
+        mean[number] = anchor[number] + mean[number] / size[number]
     for i in range(row.size):
-        if row[i] == row[i]:
-            row[i] -= total[numbers[i]]
-            rest[numbers[i]] += row[i]
+        row[i] -= mean[numbers[i]]
+        rest[numbers[i]] += row[i]
+    for number in range(1, groups + 1):
+        rest[number] /= size[number]
     for i in range(row.size):
-        if row[i] == row[i]:
-            row[i] -= rest[numbers[i]] / size[numbers[i]]
+        row[i] -= rest[numbers[i]]
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
