@@ -33,7 +33,7 @@ from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
 from qlib_llm_alpha.engine.evaluate import Batch, Cells
 from qlib_llm_alpha.engine.tiles import Mask, TiledPanel
 from qlib_llm_alpha.factor.printing import to_text
-from qlib_llm_alpha.factor.tree import Call, Field, Node, walk
+from qlib_llm_alpha.factor.tree import Call, Node, walk
 
 _LOG = logging.getLogger(__name__)
 _PANELS_KEPT = 2
@@ -197,16 +197,14 @@ class PanelDatasetProvider(LocalDatasetProvider):
         self, codes: tuple[str, ...], calendar: NDArray[Any], member: Mask | None, trees: Sequence[Node]
     ) -> TiledPanel:
         root = _files()
-        foreign = _foreign_expressions(trees)
-        names = {node.name for tree in trees for node in walk(tree) if isinstance(node, Field)} | set(foreign)
         with self._lock:
             kept = self._panels.pop(codes, None)
             if kept is None or kept.root != root or len(kept.panel.days) != len(calendar):
                 source = QlibSource(bars=None if root is None else BinSource(root))
                 days = pd.DatetimeIndex(calendar).to_numpy().astype("datetime64[D]")
-                kept = _KeptPanel(root, source, TiledPanel(days, codes, source), {})
-            kept.source.expressions.update(foreign)
-            kept.forget_changed(name for name in names if not name.startswith("$$"))
+                kept = _KeptPanel(root, source, TiledPanel(days, codes, source))
+            kept.source.expressions.update(_foreign_expressions(trees))
+            kept.panel.forget_changed()
             self._panels[codes] = kept
             while len(self._panels) > _PANELS_KEPT:
                 self._panels.popitem(last=False)
@@ -227,20 +225,11 @@ def configured_panel_provider() -> PanelDatasetProvider | None:
 
 @dataclass
 class _KeptPanel:
-    """A panel between queries, with what its files looked like when a column was read."""
+    """A panel between queries."""
 
     root: Path | None
     source: QlibSource
     panel: TiledPanel
-    stamps: dict[str, bytes | None]
-
-    def forget_changed(self, names: Iterable[str]) -> None:
-        """Drop the columns whose files changed, or of which nobody can say."""
-        for name in names:
-            stamp = self.source.stamp(name, self.panel.instruments)
-            if stamp is None or stamp != self.stamps.get(name):
-                self.panel.forget(name)
-            self.stamps[name] = stamp
 
 
 def _files() -> Path | None:

@@ -76,6 +76,7 @@ def evaluate(
     threads: int | None = None,
     foreign: Callable[[Call], bool] = lambda tree: False,
     out: Values | None = None,
+    budget: int | None = None,
 ) -> Columns:
     """Compute formulas over all days and instruments of a panel.
 
@@ -93,6 +94,9 @@ def evaluate(
         Which calls the panel's source evaluates by itself, see :class:`~qlib_llm_alpha.engine.graph.Graph`.
     out : array, (K, tiles, T, LANES) float32, optional
         Where to write; reusing one array between batches saves the time of getting fresh memory.
+    budget : int, optional
+        Bytes that the fields may take: where they do not fit, the work goes block by block of instruments. Formulas
+        with a cross-section need all instruments at once. Default: the panel's memory limit.
 
     Returns
     -------
@@ -106,14 +110,18 @@ def evaluate(
     PanelError
         A column that the panel does not have, or ``out`` of another shape.
     """
-    batch = Batch(formulas, panel, threads=threads, foreign=foreign)
     shape = (len(formulas), panel.tile_count, len(panel.days), LANES)
     if out is None:
         out = np.empty(shape, dtype=np.float32)
     elif out.shape != shape or out.dtype != np.float32:
         raise PanelError(f"out has shape {out.shape} and type {out.dtype}; expected {shape} float32; allocate that")
-    batch.write_tiles(out, warmup=warmup)
-    return Columns(out, batch.spans, panel)
+    trees = [_as_executed(formula) for formula in formulas]
+    parts = []
+    for first, last, part in _blocks(trees, panel, foreign, panel.memory_limit if budget is None else budget):
+        batch = Batch(formulas, part, threads=threads, foreign=foreign)
+        batch.write_tiles(out[:, first:last], warmup=warmup)
+        parts.append(batch.spans)
+    return Columns(out, parts[0] if len(parts) == 1 else tuple(map(_joined, zip(*parts, strict=True))), panel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -585,6 +593,24 @@ def _lookback(formula: Expression | Tree) -> int:
             f"{formula!r:.80} is a bare tree; a strict warm-up needs an Expression, which knows its look-back"
         )
     return formula.lookback
+
+
+def _blocks(
+    trees: Sequence[Tree], panel: TiledPanel, foreign: Callable[[Call], bool], budget: int | None
+) -> Iterator[tuple[int, int, TiledPanel]]:
+    graph = Graph(foreign)
+    for tree in trees:
+        graph.add(tree)
+    if budget is None or any(node.op in ACROSS for node in graph.nodes):
+        yield 0, panel.tile_count, panel
+        return
+    yield from panel.blocks([node.parameters[0] for node in graph.nodes if node.op == "column"], budget)
+
+
+def _joined(parts: tuple[Spans, ...]) -> Spans:
+    return Spans(
+        np.concatenate([part.first for part in parts]), np.concatenate([part.stop for part in parts]), parts[0].rows
+    )
 
 
 def _warm(spans: Spans, lookback: int) -> Spans:

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, Protocol, runtime_checkable
+from typing import Any, Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ Values = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]
 Series = tuple[int, Values]
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 _log = logging.getLogger(__name__)
 _VALUE_BYTES: Final = 4
@@ -395,7 +396,7 @@ class TiledPanel:
     def _alone(self, code: str) -> TiledPanel:
         return TiledPanel(self.days, (code,), self.source)
 
-    def untiled(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    def untiled(self, values: NDArray[_Kind]) -> NDArray[_Kind]:
         """Return (T, N) of values shaped (tiles, T, LANES)."""
         rows = values.shape[-2]
         return np.moveaxis(values, -3, -2).reshape(*values.shape[:-3], rows, -1)[..., : len(self.instruments)]
@@ -654,7 +655,7 @@ class _Dense:
 _NONE: Series = (0, np.empty(0, dtype=np.float32))
 
 
-def tiled(values: NDArray[np.generic], fill: object, shape: tuple[int, int]) -> NDArray[np.generic]:
+def tiled(values: NDArray[_Kind], fill: object, shape: tuple[int, int]) -> NDArray[_Kind]:
     """Return (T, N) values as (tiles, T, LANES), the lanes beyond N holding ``fill``."""
     if values.shape != shape:
         raise PanelError(f"array has shape {values.shape}; expected {shape} (days, instruments); align it to the panel")
