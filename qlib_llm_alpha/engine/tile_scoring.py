@@ -45,8 +45,8 @@ Measure = Literal["ic", "rank_ic", "autocorrelation", "turnover", "spread"]
 MEASURES: Final[frozenset[Measure]] = frozenset({"ic", "rank_ic", "autocorrelation", "turnover", "spread"})
 """All that can be asked for; ``ic`` is always given."""
 
-_CELLS_AT_ONCE: Final = 80_000
-"""Cells of a block of days: their keys, ranks and values together then fit the second-level cache."""
+_CELLS_AT_ONCE: Final = 160_000
+"""Cells of a block of days: fewer, and the calls cost as much as the work; more, and it leaves the cache."""
 
 _POOL_DAYS: Final = 128
 """Days of one matrix product; sums of different products are added in float64."""
@@ -141,7 +141,7 @@ class PreparedLabel:
         ranks = np.empty(values.shape, dtype=np.int32)
         words = np.empty((days, tiles * LANES // 8), dtype=np.uint64)
         count = np.empty(days, dtype=np.int64)
-        bits, block = _bits(column), _Block(tiles * LANES)
+        bits, block = _bits(column), _Block(tiles * LANES, days)
         for begin in range(0, days, block.days):
             end = min(begin + block.days, days)
             block.load(bits, universe.member, begin, end, ranked=True)
@@ -397,7 +397,7 @@ def exact_correlation(left: Floats, right: Floats, universe: Universe, *, min_na
     if not HAVE_NUMBA:
         return scoring.ic_series(_dense(left, universe), _dense(right, universe), min_names=min_names)
     result, names = np.empty(end), np.empty(end, dtype=np.int64)
-    one, two = _Block(universe.member.shape[1]), _Block(universe.member.shape[1])
+    one, two = (_Block(universe.member.shape[1], end) for _ in range(2))
     for start in range(begin, end, one.days):
         stop = min(start + one.days, end)
         one.load(_bits(left), universe.member, start, stop, ranked=False)
@@ -531,9 +531,9 @@ class _Store:
 class _Block:
     """The days that one thread has in work; buffers that fit its cache."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, days: int) -> None:
         self.width = width
-        self.days = max(32, _CELLS_AT_ONCE // max(width, 1))
+        self.days = max(1, min(days, max(32, _CELLS_AT_ONCE // max(width, 1))))
         size = (self.days + 1, width)
         self._rows = np.empty(size, dtype=np.uint32)
         self._packed = np.empty(size, dtype=np.uint64)
@@ -588,7 +588,9 @@ def _in_blocks(
     """Call ``work(block, candidate, start, stop)`` for all candidates and days, each thread with a block of its own."""
     if threads < 1:
         raise PanelError(f"threads is {threads!r}; expected at least 1; 2 is usual")
-    blocks = [_Block(width) for _ in range(threads)]
+    # Fewer candidates than threads: each candidate is shared out.
+    most = end - begin if candidates >= threads else -(-(end - begin) // threads)
+    blocks = [_Block(width, most) for _ in range(threads)]
     tasks = iter([(candidate, start) for candidate in range(candidates) for start in range(begin, end, blocks[0].days)])
     lock = threading.Lock()
 
