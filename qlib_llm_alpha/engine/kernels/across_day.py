@@ -570,8 +570,12 @@ def _kth(values: Array, count: int, k: int, spare: Array, tally: Integers) -> fl
         if count <= _FEW:
             break
         low, high = _range(source[:count])
+        if low == high:
+            k = 0
+            count = 1
+            break
         steps = (_PARTS - 1) / (high - low)
-        if not 0.0 < steps < math.inf:  # equal values, or a range beyond what a float64 can hold
+        if not 0.0 < steps < math.inf:  # a range beyond what a float64 can hold
             break
         tally[:] = 0
         for i in range(count):
