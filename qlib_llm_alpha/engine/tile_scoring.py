@@ -540,7 +540,7 @@ class _Block:
         self._ranks = np.empty(size, dtype=np.int32)
         self._count = np.empty(len(self._rows), dtype=np.int64)
         self._known = np.empty(size, dtype=np.bool_)
-        self.scratch = np.empty((4, 2 * width + 2), dtype=np.int32)
+        self.scratch = np.empty((5, 2 * width + 4), dtype=np.int32)
         self._nothing = np.empty((0, 0), dtype=np.uint64)
         self.load_size = 0
 
