@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine import scoring
+from qlib_llm_alpha.engine.compiling import announce_first_compilation
 from qlib_llm_alpha.engine.cross_section import rank
 from qlib_llm_alpha.engine.kernels import day_scores
 from qlib_llm_alpha.engine.kernels.registry import HAVE_NUMBA, LANES
@@ -129,6 +130,7 @@ class PreparedLabel:
         instruments : int, optional
             As for :meth:`Universe.of`.
         """
+        announce_first_compilation()
         tiles, days, lanes = _tiles_of(column, "label")
         universe = member if isinstance(member, Universe) else Universe.of(member, (tiles, days, lanes), instruments)
         _check_days(universe, (tiles, days, lanes))
