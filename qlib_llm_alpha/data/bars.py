@@ -7,6 +7,7 @@ line begin at once. :class:`QlibSource` asks Qlib itself where files cannot serv
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import re
@@ -30,6 +31,7 @@ from qlib_llm_alpha.engine.panel import DayLike, Days, Mask, as_day, as_days
 from qlib_llm_alpha.engine.tiles import Series, TiledPanel
 from qlib_llm_alpha.errors import ProviderError
 
+_log = logging.getLogger(__name__)
 _FIELD: Final = re.compile(r"\$(\w+)")
 _REPORTED: Final = re.compile(r"P\(\s*\$\$(\w+_[qQaA])\s*\)|PRef\(\s*\$\$(\w+_[qQaA])\s*,\s*(\d+)\s*\)")
 # Names that Windows keeps for devices; Qlib stores such codes under another name on every system.
@@ -44,6 +46,7 @@ def open_panel(
     start: DayLike | None = None,
     end: DayLike | None = None,
     departed: bool = True,
+    memory_limit: int | None = None,
 ) -> TiledPanel:
     """Open a provider as a panel; columns are read when they are first asked for.
 
@@ -63,6 +66,8 @@ def open_panel(
         Keep the instruments that left the market before ``start``. A cross-sectional operator inside a window, such as
         ``Mean(CSRank($close), 5)``, reads days before ``start`` and needs those who were members then. False saves
         their lanes, and is exact for formulas without such operators.
+    memory_limit : int, optional
+        Bytes that the columns may take, as for :class:`~qlib_llm_alpha.engine.tiles.TiledPanel`.
 
     Returns
     -------
@@ -83,9 +88,12 @@ def open_panel(
             f"no trading day from {start!r} to {end!r}; the provider's last one up to there is {days[-1]}; choose "
             "dates inside its calendar or import more bars"
         )
-    if isinstance(universe, str):
-        return _market_panel(root, universe, days, first, departed)
-    return TiledPanel(days, _known_codes(root, universe), BinSource(root))
+    codes, member = (
+        _market(root, universe, days, first, departed)
+        if isinstance(universe, str)
+        else (_known_codes(root, universe), None)
+    )
+    return TiledPanel(days, codes, BinSource(root), member, memory_limit=memory_limit)
 
 
 def membership(days: Days, instruments: Sequence[str], spans: Iterable[Span]) -> Mask:
@@ -264,7 +272,8 @@ class QlibSource:
             yield _by_row(series, name, code, rows, since)
 
 
-def _market_panel(root: Path, market: str, days: Days, first: int, departed: bool) -> TiledPanel:
+def _market(root: Path, market: str, days: Days, first: int, departed: bool) -> tuple[list[str], Mask]:
+    """Return the codes of a market, sorted, and their membership."""
     known = sorted(path.stem for path in (root / "instruments").glob("*.txt"))
     if market.lower() not in known:
         raise ProviderError(
@@ -286,17 +295,20 @@ def _market_panel(root: Path, market: str, days: Days, first: int, departed: boo
             "other dates or another universe"
         )
     kept = np.flatnonzero(member.any(axis=0) if departed else asked)
-    return TiledPanel(days, [codes[place] for place in kept], BinSource(root), member[:, kept])
+    return [codes[place] for place in kept], member[:, kept]
 
 
 def _known_codes(root: Path, universe: Sequence[str]) -> list[str]:
     codes = sorted(str(code) for code in universe)
     features = root / "features"
-    if not any((features / _stored(code)).is_dir() for code in codes):
+    unknown = [code for code in codes if not (features / _stored(code)).is_dir()]
+    if len(unknown) == len(codes):
         raise ProviderError(
             f"instruments {codes[:5]!r} ({len(codes)} in all): none has a folder in {str(features)!r}; expected codes "
             "such as those of instruments/all.txt: correct them or import their bars"
         )
+    if unknown:
+        _log.warning("%d of %d instruments have no bars: %s", len(unknown), len(codes), unknown[:5])
     return codes
 
 
@@ -371,7 +383,7 @@ def _known_values(records: PeriodRecords, days: Days, period: int | None) -> NDA
     for place, (of, value) in enumerate(zip(periods.tolist(), values.tolist(), strict=True), start=1):
         latest[of] = value
         after[place] = latest[max(latest)] if period is None else latest.get(period, math.nan)
-    # Qlib stores into float32 as it goes, so an overflow becomes infinite without a warning here too.
+    # Qlib stores reports as float32 too; one beyond its range is infinite.
     with np.errstate(over="ignore"):
         known: NDArray[np.float32] = after.astype(np.float32)[np.searchsorted(announced, days, side="right")]
     return known

@@ -27,7 +27,7 @@ from qlib_llm_alpha.data.provider_files import (
     write_period_records,
 )
 from qlib_llm_alpha.engine.tiles import TiledPanel
-from qlib_llm_alpha.errors import ProviderError
+from qlib_llm_alpha.errors import PanelError, ProviderError
 from tests.support.provider import open_provider
 
 DAYS = np.array(["2020-01-02", "2020-01-03", "2020-01-06", "2020-01-07", "2020-01-08"], dtype="datetime64[D]")
@@ -110,6 +110,17 @@ def test_codes_are_members_on_every_day_and_come_sorted(tiny: Path) -> None:
     panel = open_panel(tiny, ["BBB", "AAA"])
     assert panel.instruments == ("AAA", "BBB")
     assert panel.member is None
+
+
+def test_codes_without_bars_are_told_of_and_kept(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    panel = open_panel(tiny, ["AAA", "XXX"])
+    assert panel.instruments == ("AAA", "XXX")
+    assert "1 of 2 instruments have no bars: ['XXX']" in caplog.text
+
+
+def test_a_ceiling_is_handed_on(tiny: Path) -> None:
+    with pytest.raises(PanelError, match="memory_limit"):
+        open_panel(tiny, "all", memory_limit=100).column("$close")
 
 
 def test_a_missing_file_is_an_instrument_without_values(tiny: Path) -> None:
