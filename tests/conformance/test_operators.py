@@ -1,6 +1,7 @@
 """What every operator of ours owes Qlib; the subjects are found, so a new operator is held to it at once.
 
 How many series and which parameters one takes, and how far it looks back, is read from its row in the operator table.
+Cross-sectional ones have text and windows for Qlib, but no values: they read all instruments of a day.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from qlib.data.base import Expression
 from qlib.data.ops import Operators, OpsList
 
 import qlib_llm_alpha.ops
+from qlib_llm_alpha.errors import ProviderError
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.operators import OPERATORS as TABLE
 from qlib_llm_alpha.factor.operators import Operator
-from qlib_llm_alpha.ops.rolling import OPERATORS
+from qlib_llm_alpha.ops.ours import OPERATORS
 
-SERIES = {"series", "varying"}
+SERIES = {"series", "varying", "group"}
 BARS = 60
 # Three values of each kind of parameter, the last the widest; whole bars count from the smallest window.
 PARAMETERS: dict[str, tuple[float, float, float]] = {
@@ -33,6 +35,7 @@ PARAMETERS: dict[str, tuple[float, float, float]] = {
     "number": (0.5, 1.0, 2.0),
     "fraction": (0.25, 0.5, 0.75),
     "tail": (0.05, 0.1, 0.2),
+    "count": (2, 5, 10),
 }
 
 
@@ -63,12 +66,18 @@ def classes() -> Iterator[type[Expression]]:
     for module in pkgutil.iter_modules(qlib_llm_alpha.ops.__path__):
         loaded = importlib.import_module(f"qlib_llm_alpha.ops.{module.name}")
         for _, found in inspect.getmembers(loaded, inspect.isclass):
-            if found.__module__ == loaded.__name__ and issubclass(found, Expression):
+            # A name with an underscore is a parent of operators, not one of them.
+            mine = found.__module__ == loaded.__name__ and not found.__name__.startswith("_")
+            if mine and issubclass(found, Expression):
                 yield found
 
 
 OURS = tuple(classes())
+OVER_TIME = tuple(operator for operator in OURS if not TABLE[operator.__name__].cross_sectional)
+ACROSS = tuple(operator for operator in OURS if TABLE[operator.__name__].cross_sectional)
 EACH = pytest.mark.parametrize("operator", OURS)
+EACH_OVER_TIME = pytest.mark.parametrize("operator", OVER_TIME)
+EACH_ACROSS = pytest.mark.parametrize("operator", ACROSS)
 CHOICES = pytest.mark.parametrize("choice", [0, 1, 2], ids=["least", "small", "wide"])
 WIDE = 2
 
@@ -118,17 +127,22 @@ def lookback(operator: type[Expression], choice: int) -> int:
     """Return the bars before the day that the language announces for the call."""
     row = row_of(operator)
     fields, rest = iter(("$close", "$open", "$high", "$low")), iter(parameters(row, choice))
-    call = ",".join(next(fields) if kind in SERIES else repr(next(rest)) for _, kind in row.arguments)
+    call = ",".join(
+        "$industry" if kind == "group" else next(fields) if kind in SERIES else repr(next(rest))
+        for _, kind in row.arguments
+    )
     return parse(f"{row.name}({call})").lookback
 
 
 def test_every_operator_is_in_the_list_to_register() -> None:
     assert set(OURS) == set(OPERATORS)
-    assert OURS
+    assert OVER_TIME
+    assert ACROSS
 
 
-def test_every_operator_has_a_row_in_the_table_that_says_it_is_ours() -> None:
-    assert {operator.__name__ for operator in OURS} == {row.name for row in TABLE.values() if row.ours}
+def test_the_operators_are_those_of_the_table_that_qlib_cannot_say() -> None:
+    assert {operator.__name__ for operator in OVER_TIME} == {row.name for row in TABLE.values() if row.ours}
+    assert {operator.__name__ for operator in ACROSS} == {row.name for row in TABLE.values() if row.cross_sectional}
 
 
 @EACH
@@ -164,7 +178,7 @@ def test_the_text_holds_every_argument_because_qlib_caches_by_it(operator: type[
     assert [name for name, kind in row.arguments if kind in SERIES and f"given_{name}" not in text] == []
 
 
-@EACH
+@EACH_OVER_TIME
 @CHOICES
 def test_bars_after_the_day_change_nothing(operator: type[Expression], choice: int) -> None:
     values = with_gaps(market(operator))
@@ -184,7 +198,7 @@ def test_the_bars_it_announces_are_those_of_the_table(operator: type[Expression]
     assert built.get_longest_back_rolling() == left, "Qlib's PairRolling leaves its own window out; add N - 1"
 
 
-@EACH
+@EACH_OVER_TIME
 @CHOICES
 def test_bars_before_those_it_announces_change_nothing(operator: type[Expression], choice: int) -> None:
     values = market(operator)
@@ -193,7 +207,7 @@ def test_bars_before_those_it_announces_change_nothing(operator: type[Expression
     assert run(operator, beyond, choice)[50] == pytest.approx(run(operator, values, choice)[50], rel=1e-9)
 
 
-@EACH
+@EACH_OVER_TIME
 def test_the_oldest_bar_it_announces_is_read_from_every_series(operator: type[Expression]) -> None:
     values = market(operator)
     before = run(operator, values, WIDE)[50]
@@ -207,13 +221,31 @@ def test_the_oldest_bar_it_announces_is_read_from_every_series(operator: type[Ex
 
 
 @EACH
-def test_it_keeps_the_index_and_survives_pickling(operator: type[Expression]) -> None:
+def test_it_survives_pickling_as_it_does_on_the_way_to_a_worker(operator: type[Expression]) -> None:
     built = build(operator, with_gaps(market(operator)), parameters(row_of(operator), WIDE))
     again = pickle.loads(pickle.dumps(built))  # noqa: S301 - our own bytes
-    assert again._load_internal("SH600000", 10, 29, "day").index.tolist() == list(range(10, 30))
+    assert type(again) is operator
+    assert str(again) == str(built)
+    assert again.get_extended_window_size() == built.get_extended_window_size()
 
 
-@EACH
+@EACH_OVER_TIME
+def test_it_keeps_the_index_also_after_pickling(operator: type[Expression]) -> None:
+    built = build(operator, with_gaps(market(operator)), parameters(row_of(operator), WIDE))
+    again = pickle.loads(pickle.dumps(built))  # noqa: S301 - our own bytes
+    values = built._load_internal("SH600000", 10, 29, "day")
+    assert values.index.tolist() == list(range(10, 30))
+    pd.testing.assert_series_equal(again._load_internal("SH600000", 10, 29, "day"), values)
+
+
+@EACH_ACROSS
+def test_a_cross_section_says_on_load_what_evaluates_it(operator: type[Expression]) -> None:
+    built = build(operator, market(operator), parameters(row_of(operator), WIDE))
+    with pytest.raises(ProviderError, match=r"dataset_provider: \{class: PanelDatasetProvider"):
+        built.load("SH600000", 0, BARS - 1, "day")
+
+
+@EACH_OVER_TIME
 def test_early_bars_give_partial_windows_as_in_qlib_and_no_bars_give_none(operator: type[Expression]) -> None:
     row = row_of(operator)
     if "window" in dict(row.arguments).values():
