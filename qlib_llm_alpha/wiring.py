@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from qlib_llm_alpha.data.check import CheckReport
     from qlib_llm_alpha.data.embedded.simulate import Kind
     from qlib_llm_alpha.data.embedded.write import WrittenMarket
+    from qlib_llm_alpha.data.formula_values import FormulaFrame, FormulaScore
     from qlib_llm_alpha.data.sources.writing import ImportReport
+    from qlib_llm_alpha.engine.warmup import WarmUp
     from qlib_llm_alpha.factor.check import CheckResult
 
 
@@ -92,3 +94,47 @@ def check_formulas(formulas: Iterable[str], *, units: Literal["refuse", "warn"] 
     from qlib_llm_alpha.factor.check import check_expression
 
     return [check_expression(formula, units=units) for formula in formulas]
+
+
+def evaluate_formulas(
+    file: str,
+    provider: Path,
+    universe: str,
+    *,
+    start: str | None = None,
+    end: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> FormulaFrame:
+    """Compute the formulas of a file or a factor set for the members of a universe."""
+    from qlib_llm_alpha.data.formula_values import formula_frame
+    from qlib_llm_alpha.library.formula_file import read_formulas
+
+    formulas, warmup = read_formulas(file)
+    return formula_frame(formulas, provider, universe, start=start, end=end, warmup=warmup, progress=progress)
+
+
+def score_formulas(
+    file: str,
+    provider: Path,
+    universe: str,
+    *,
+    label: str,
+    start: str | None = None,
+    end: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[FormulaScore]:
+    """Score the formulas of a file or a factor set against a label."""
+    from qlib_llm_alpha.data.formula_values import formula_scores
+    from qlib_llm_alpha.factor.expression import parse
+    from qlib_llm_alpha.library.formula_file import read_formulas
+
+    formulas, warmup = read_formulas(file)
+    target = parse(label, allow_future=True)
+    return formula_scores(formulas, provider, universe, target, start=start, end=end, warmup=warmup, progress=progress)
+
+
+def warm_up_engine(progress: Callable[[int, int], None] | None = None) -> WarmUp:
+    """Compile the engine's kernels for this machine."""
+    from qlib_llm_alpha.engine.warmup import warm_up
+
+    return warm_up(progress)

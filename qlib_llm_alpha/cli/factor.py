@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -16,10 +16,13 @@ from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.factor.limits import Limits
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from qlib_llm_alpha.factor.check import CheckResult
 
 LONGEST_LINE = Limits().text + 8  # bytes: the longest formula, a byte order mark and a line end
 LONGEST_SKIP = 1 << 28  # bytes without a line end after which a file, such as /dev/full, is no text
+LABEL = "Ref($close,-2)/Ref($close,-1)-1"
 ECHO = 200  # characters of a refused line that are printed
 
 
@@ -43,6 +46,129 @@ def add_parser(commands: Any) -> None:
     )
     check.add_argument("--json", action="store_true", help="print one JSON object a line")
     check.set_defaults(run=_check)
+    evaluate = actions.add_parser(
+        "eval",
+        help="compute formulas for the members of a universe",
+        description="Compute each formula of FILE for the members of a universe. Exit code 0: all were computed; 1: "
+        "some were not, and the output says which and why; 2: bad call.",
+    )
+    _add_market(evaluate)
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the values: .parquet or .csv")
+    evaluate.set_defaults(run=_eval)
+    score = actions.add_parser(
+        "score",
+        help="IC, rank IC, t, turnover and coverage of formulas",
+        description="Score each formula of FILE on the members of a universe. No bar after --end is read. Exit codes "
+        "as for eval.",
+    )
+    _add_market(score)
+    score.add_argument("--label", default=LABEL, metavar="EXPR", help=f"what is to be forecast (default: {LABEL})")
+    score.add_argument("--out", type=Path, metavar="FILE", help="write the table: .json, .csv or .parquet")
+    score.set_defaults(run=_score)
+
+
+def _add_market(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="text with one formula a line, 'name: formula' or the formula alone; a factor set (.yaml); or the name of "
+        "a built-in set",
+    )
+    parser.add_argument("--provider", type=Path, required=True, metavar="DIR", help="folder of the Qlib provider")
+    parser.add_argument("--universe", default="all", help="a market of the provider (default: all)")
+    parser.add_argument("--start", metavar="D", help="first day of the rows; earlier bars are read as well")
+    parser.add_argument("--end", metavar="D", help="last day of the rows")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _eval(args: argparse.Namespace) -> int:
+    write = _writer(args.out, (".parquet", ".csv"))
+    with _bar() as progress:
+        found = wiring.evaluate_formulas(
+            args.file, args.provider, args.universe, start=args.start, end=args.end, progress=progress
+        )
+    if args.out is not None:
+        write(found.values.reset_index())
+    for name in found.values.columns:
+        values = found.values[name]
+        facts = {"name": name, "cells": len(values), "coverage": float(values.notna().mean())}
+        facts |= {what: float(getattr(values, what)()) for what in ("mean", "std", "min", "median", "max")}
+        plain = {what: None if value != value else value for what, value in facts.items()}
+        shown = "  ".join(f"{what} {value:.6g}" for what, value in facts.items() if isinstance(value, float))
+        print(json.dumps(plain) if args.json else f"{_printable(_cut(str(name)))}: {shown}")
+    for name, refusal in found.refused.items():
+        text = (
+            json.dumps({"name": name, "refused": refusal})
+            if args.json
+            else _printable(f"refused {_cut(name)}: {refusal}")
+        )
+        print(text)
+    return 1 if found.refused else 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    write = _writer(args.out, (".parquet", ".csv", ".json"))
+    with _bar() as progress:
+        found = wiring.score_formulas(
+            args.file,
+            args.provider,
+            args.universe,
+            label=args.label,
+            start=args.start,
+            end=args.end,
+            progress=progress,
+        )
+    if args.out is not None:
+        import pandas as pd
+
+        write(pd.DataFrame([one.to_dict() for one in found]))
+    if args.json:
+        for one in found:
+            print(json.dumps(one.to_dict()))
+    else:
+        columns = ("ic", "t_ic", "rank_ic", "rank_icir", "t_rank_ic", "turnover", "coverage", "days")
+        print("  ".join(f"{column:>9}" for column in columns) + "  formula")
+        for one in found:
+            numbers = "  ".join(f"{getattr(one, column):>9.4g}" for column in columns)
+            print(
+                _printable(f"{numbers}  {_cut(one.name)}")
+                if not one.refused
+                else _printable(f"{'refused':>9}  {_cut(one.name)}: {one.refused}")
+            )
+    return 1 if any(one.refused for one in found) else 0
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr how far the work is, where somebody looks at it."""
+    from tqdm import tqdm
+
+    with tqdm(unit="formula", leave=False, disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _writer(out: Path | None, endings: tuple[str, ...]) -> Callable[[pd.DataFrame], None]:
+    """Return what writes a table to ``out``, refusing another ending before anything is computed."""
+    if out is not None and out.suffix not in endings:
+        raise ConfigError(f"--out {str(out)!r}: expected a file that ends in {' or '.join(endings)}; rename it")
+
+    def write(frame: pd.DataFrame) -> None:
+        if out is None:
+            return
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".parquet":
+            frame.to_parquet(out, index=False)
+        elif out.suffix == ".csv":
+            frame.to_csv(out, index=False)
+        else:
+            out.write_text(frame.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
+
+    return write
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -96,7 +222,10 @@ def _cut(text: str) -> str:
 def _line(result: CheckResult) -> str:
     detail = f"  [{result.reason}] {result.detail}" if result.reason else ""
     formula = result.expression if result.ok else _cut(result.expression)
-    text = f"{'ok' if result.ok else 'refused':8}{result.id or '-':13} {formula}{detail}"
+    return _printable(f"{'ok' if result.ok else 'refused':8}{result.id or '-':13} {formula}{detail}")
+
+
+def _printable(text: str) -> str:
     return text.encode("ascii", errors="backslashreplace").decode("ascii").translate(_CONTROLS)
 
 

@@ -184,15 +184,17 @@ class Batch:
 
     def write_tiles(self, out: Values, *, warmup: Warmup = "qlib") -> None:
         """Write all values, (K, tiles, T, LANES) float32."""
-        shown = self.spans
-        if warmup == "strict":
-            pairs = zip(self.spans, self.formulas, strict=True)
-            shown = tuple(_warm(span, _lookback(formula)) for span, formula in pairs)
-        self._work.over_tiles(self._roots, _Tiles(shown, self._work.everywhere, out))
+        self._work.over_tiles(self._roots, _Tiles(self._shown(warmup), self._work.everywhere, out))
 
-    def write_cells(self, cells: Cells, out: Values) -> None:
+    def write_cells(self, cells: Cells, out: Values, *, warmup: Warmup = "qlib") -> None:
         """Write the values of some cells, (K, M) float32, NaN where a formula has no row."""
-        self._work.over_tiles(self._roots, _Long(self.spans, self._work.everywhere, cells, out))
+        self._work.over_tiles(self._roots, _Long(self._shown(warmup), self._work.everywhere, cells, out))
+
+    def _shown(self, warmup: Warmup) -> tuple[Spans, ...]:
+        if warmup == "qlib":
+            return self.spans
+        pairs = zip(self.spans, self.formulas, strict=True)
+        return tuple(_warm(span, _lookback(formula)) for span, formula in pairs)
 
 
 class _Work:
@@ -224,7 +226,8 @@ class _Work:
             values = self.columns[node.id][0]
             result: Tile = values[tile if len(values) > 1 else 0]
             return result
-        return self.panel.column(node.parameters[0]).values[tile]
+        kept: Tile = self.panel.column(node.parameters[0]).values[tile]
+        return kept
 
     def compute_cut(self, node: Node) -> None:
         """Compute a node that needs more than its own tile, and keep it as a column."""
@@ -444,7 +447,8 @@ class _TileRun:
         if dead is None:
             return value
         if value.dtype == np.bool_:
-            return value & ~dead
+            inside: Tile = value & ~dead
+            return inside
         return np.where(dead, np.nan, value).astype(value.dtype if value.dtype.kind == "f" else np.float64)
 
     def _elementwise(self, node: Node) -> Tile:

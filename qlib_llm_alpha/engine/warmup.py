@@ -1,0 +1,143 @@
+"""Compile the kernels before they are needed.
+
+numba compiles a kernel when it is first called and keeps the machine code on disk, beside the package or, where that
+cannot be written, in the user's cache folder. Several processes may compile at once: whole files are put in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from qlib_llm_alpha.engine.across import ACROSS
+from qlib_llm_alpha.engine.compiling import listening
+from qlib_llm_alpha.engine.evaluate import Batch, Cells, evaluate
+from qlib_llm_alpha.engine.funnel import prepare_label, screen
+from qlib_llm_alpha.engine.kernels.registry import GROUPS, HAVE_NUMBA, KERNELS, LANES
+from qlib_llm_alpha.engine.tile_scoring import Pool, UnitRows, score_columns
+from qlib_llm_alpha.engine.tiles import TiledPanel
+from qlib_llm_alpha.factor.expression import parse
+from qlib_llm_alpha.factor.limits import Limits
+from qlib_llm_alpha.factor.parser import read
+
+_DAYS: Final = 400
+_INSTRUMENTS: Final = 40
+_WINDOW: Final = 5
+_ELEMENTWISE: Final = (
+    "$close+$open",
+    "($close-$open)*$volume",
+    "$close/Mean($close,5)",
+    "Mean($close,5)/$close",
+    "Mean($close,5)-Std($close,5)",
+    "Mean($close,5)*$volume-1",
+    "Mean($close>$open,5)",
+    "Ref($close,1)",
+    "Ref($close>$open,-1)",
+    "Ref(Mean($close,5),-1)",
+    "$close>$open",
+    "$close",
+    "Mean($close,5)",
+    "Mean(Less($close,1),5)",
+    "Mean(1.0*($close>$open)+Mean($close,3),5)",
+    "(Mean($close,5)+$open)+(Mean($close,3)-$open)/(Mean($close,2)*$open)",
+)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What a warm-up did.
+
+    Parameters
+    ----------
+    compiled : tuple of str
+        Functions that were compiled; those that were on disk already are not among them.
+    seconds : float
+    """
+
+    compiled: tuple[str, ...]
+    seconds: float
+
+
+def warm_up(progress: Callable[[int, int], None] | None = None) -> WarmUp:
+    """Call every kernel once for each type it is compiled for; nothing happens without numba.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Called as ``progress(done, total)``.
+    """
+    begun = time.perf_counter()
+    compiled: list[str] = []
+    steps = list(_steps()) if HAVE_NUMBA else []
+    with listening(compiled.append), np.errstate(all="ignore"):
+        for done, step in enumerate(steps, start=1):
+            step()
+            if progress is not None:
+                progress(done, len(steps))
+    return WarmUp(tuple(compiled), time.perf_counter() - begun)
+
+
+def _steps() -> Iterator[Callable[[], Any]]:
+    first = np.zeros(LANES, dtype=np.int64)
+    for kind in (np.float32, np.float64):
+        tile = np.ones((_DAYS, LANES), dtype=kind)
+        out = np.empty((_DAYS, LANES))
+        for name, kernel in KERNELS.items():
+            window = float(_WINDOW) if name == "EMA" else _WINDOW
+            yield partial(kernel.run, *[tile] * kernel.inputs, out, window, first, *_numbers(kernel.run, kernel.inputs))
+        for group in GROUPS:
+            outs = [np.empty_like(out) for _ in group.members]
+            yield partial(group.run, tile, *outs, _WINDOW, first, *_numbers(group.run, len(outs)))
+    panel = _panel()
+    for text in _ELEMENTWISE:
+        yield partial(_both_ways, text, panel)
+    for name in ACROSS:
+        for inner in ("$close", "Mean($close,5)"):
+            yield partial(evaluate, [read(_cross_section(name, inner), Limits())], panel, threads=1)
+    yield partial(_score, panel)
+
+
+def _numbers(run: Any, inputs: int) -> list[float]:
+    """Return a number for each parameter after inputs, outputs, window and ``first``."""
+    function = getattr(run, "py_func", run)
+    names = list(inspect.signature(function).parameters)
+    return [0.5] * (len(names) - names.index("first") - 1)
+
+
+def _panel() -> TiledPanel:
+    days = np.arange(_DAYS).astype("datetime64[D]")
+    codes = [f"SH{600000 + number}" for number in range(_INSTRUMENTS)]
+    rng = np.random.default_rng(0)
+    names = ("$close", "$open", "$volume")
+    values = {name: np.exp(rng.normal(size=(_DAYS, _INSTRUMENTS))) for name in names}
+    values["$industry"] = np.broadcast_to(np.arange(_INSTRUMENTS) % 3, (_DAYS, _INSTRUMENTS)).astype(np.float64)
+    spans = {code: (number % 7, _DAYS - number % 5) for number, code in enumerate(codes)}
+    return TiledPanel.from_arrays(days, codes, values, spans=spans, member=np.ones((_DAYS, _INSTRUMENTS), np.bool_))
+
+
+def _both_ways(text: str, panel: TiledPanel) -> None:
+    batch = Batch([read(text, Limits())], panel, threads=1)
+    batch.write_tiles(np.empty((1, panel.tile_count, _DAYS, LANES), dtype=np.float32))
+    cells = Cells.of(np.ones((_INSTRUMENTS, _DAYS), dtype=np.bool_))
+    batch.write_cells(cells, np.empty((1, len(cells)), dtype=np.float32))
+
+
+def _cross_section(name: str, inner: str) -> str:
+    one = ACROSS[name]
+    others = "" if one.inputs == 1 else ",$industry" if "Group" in name or "Neutral" in name else ",$open"
+    numbers = "".join(f",{4 if number.whole else 0.1}" for number in one.parameters)
+    return f"{name}({inner}{others}{numbers})"
+
+
+def _score(panel: TiledPanel) -> None:
+    label = prepare_label(parse("Ref($close,-2)/Ref($close,-1)-1", allow_future=True), panel, threads=1)
+    columns = evaluate([parse("Mean($close,5)"), parse("$volume")], panel, threads=1).values
+    score_columns(columns, label)
+    rows = UnitRows.of(columns, label.universe)
+    screen([parse("Mean($open,5)")], panel, label, pool=Pool.empty().add("one", rows))
