@@ -106,10 +106,11 @@ def evaluate_formulas(
     progress: Callable[[int, int], None] | None = None,
 ) -> FormulaFrame:
     """Compute the formulas of a file or a factor set for the members of a universe."""
+    from qlib_llm_alpha.data.bars import provider_fields
     from qlib_llm_alpha.data.formula_values import formula_frame
     from qlib_llm_alpha.library.formula_file import read_formulas
 
-    formulas, warmup = read_formulas(file)
+    formulas, warmup = read_formulas(file, provider_fields(provider))
     return formula_frame(formulas, provider, universe, start=start, end=end, warmup=warmup, progress=progress)
 
 
@@ -124,12 +125,13 @@ def score_formulas(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[FormulaScore]:
     """Score the formulas of a file or a factor set against a label."""
+    from qlib_llm_alpha.data.bars import provider_fields
     from qlib_llm_alpha.data.formula_values import formula_scores
     from qlib_llm_alpha.factor.expression import parse
     from qlib_llm_alpha.library.formula_file import read_formulas
 
-    formulas, warmup = read_formulas(file)
-    target = parse(label, allow_future=True)
+    formulas, warmup = read_formulas(file, provider_fields(provider))
+    target = parse(label, allow_future=True, fields=provider_fields(provider))
     return formula_scores(formulas, provider, universe, target, start=start, end=end, warmup=warmup, progress=progress)
 
 

@@ -96,6 +96,14 @@ def open_panel(
     return TiledPanel(days, codes, BinSource(root), member, memory_limit=memory_limit)
 
 
+def provider_fields(provider: Path | str) -> tuple[str, ...]:
+    """Return the daily fields, with their sigil, that some instrument of a provider has."""
+    folder = Path(provider).expanduser() / "features"
+    suffix = ".day.bin"
+    names = {name for code in _entries(folder) for name in _entries(folder / code) if name.endswith(suffix)}
+    return tuple(sorted(f"${name.removesuffix(suffix)}" for name in names))
+
+
 def membership(days: Days, instruments: Sequence[str], spans: Iterable[Span]) -> Mask:
     """Return which instruments belong to a market on which days.
 
@@ -337,6 +345,10 @@ def _read_calendar(root: Path) -> NDArray[np.datetime64]:
             f"provider {str(root)!r}: calendars/day.txt: {error}; expected a file with one date such as 2020-01-31 a "
             "line; write the calendar again"
         ) from error
+
+
+def _entries(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - names alone, for thousands of folders
 
 
 def _stored(code: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,7 @@ class ReadFormula:
     refusal: str = ""
 
 
-def read_formulas(file: str) -> tuple[list[ReadFormula], Warmup]:
+def read_formulas(file: str, fields: Collection[str] = ()) -> tuple[list[ReadFormula], Warmup]:
     """Read formulas and the warm-up rule under which they are meant.
 
     Parameters
@@ -44,6 +45,9 @@ def read_formulas(file: str) -> tuple[list[ReadFormula], Warmup]:
     file : str
         The path of a text with one formula a line, ``name: formula`` or the formula alone, ``#`` before a note; the
         path of a factor set (``.yaml``); or the name of a built-in set. Formulas of a text are warmed up strictly.
+
+    fields : collection of str
+        Fields that the provider has beyond those that the language knows, with their sigil.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def read_formulas(file: str) -> tuple[list[ReadFormula], Warmup]:
             f"built-in sets {', '.join(builtin_names())}"
         )
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    formulas = [_read(line) for line in lines if line and not line.startswith("#")]
+    formulas = [_read(line, fields) for line in lines if line and not line.startswith("#")]
     names = [formula.name for formula in formulas]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -72,10 +76,10 @@ def read_formulas(file: str) -> tuple[list[ReadFormula], Warmup]:
     return formulas, "strict"
 
 
-def _read(line: str) -> ReadFormula:
+def _read(line: str, fields: Collection[str]) -> ReadFormula:
     named = _NAMED.fullmatch(line)
     name, text = named.groups() if named else (line, line)
     try:
-        return ReadFormula(name, text, parse(text))
+        return ReadFormula(name, text, parse(text, fields=fields))
     except ExpressionError as error:
         return ReadFormula(name, text, None, str(error))

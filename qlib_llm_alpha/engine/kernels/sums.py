@@ -63,7 +63,7 @@ def is_lost(left: float, peak: float, keep: float) -> bool:
 
 @jit
 def slide(
-    count: float, same: float, last: float, new: float, old: float
+    count: float, same: float, last: float, new: float, entered: bool, left_it: bool
 ) -> tuple[float, bool, float, float, float, bool]:
     """Move a window by one row, as far as its values are counted and compared.
 
@@ -75,8 +75,10 @@ def slide(
         How many of the newest values, in the window or before it, are equal.
     last : float
         The newest value, whether or not it is still in the window.
-    new, old : float
-        The rows that enter and leave; NaN or infinite where they hold no value.
+    new : float
+        The row that enters.
+    entered, left_it : bool
+        Whether the row that enters, and the one that leaves, holds a value.
 
     Returns
     -------
@@ -89,25 +91,33 @@ def slide(
     flat : bool
         The values of the new window are all equal (or none).
     """
-    entered = is_value(new)
-    left = count - pick(is_value(old), 1.0, 0.0)
+    left = count - pick(left_it, 1.0, 0.0)
     now = left + pick(entered, 1.0, 0.0)
     equal = pick(entered, pick(new == last, same + 1.0, 1.0), same)
     return left, same >= left, now, equal, pick(entered, new, last), equal >= now
 
 
 @jit
-def new_anchor(x: Array, start: int, stop: int, chosen: Array, anchor: Array) -> None:
-    """Set the anchor of the chosen lanes to the mean of their values in the rows ``start`` to ``stop``."""
-    state = np.zeros((2, LANES))
-    total, count = state[0], state[1]
+def set_anchors(x: Array, start: int, stop: int, count: Array, anchor: Array) -> None:
+    """Set every lane's anchor to the mean of its ``count`` values in the rows ``start`` to ``stop``."""
+    for j in range(LANES):
+        anchor[j] = 0.0
     for row in range(start, stop):
         for j in range(LANES):
             value = np.float64(x[row, j])
-            total[j] += pick(is_value(value), value, 0.0)
-            count[j] += pick(is_value(value), 1.0, 0.0)
+            anchor[j] += pick(is_value(value), value, 0.0)
     for j in range(LANES):
-        anchor[j] = pick(chosen[j] > 0.0, total[j] / count[j], anchor[j])
+        anchor[j] /= count[j]
+
+
+@jit
+def lane_anchor(x: Array, start: int, stop: int, j: int, count: float) -> float:
+    """Return the anchor of lane ``j``, to the same bits."""
+    total = 0.0
+    for row in range(start, stop):
+        value = np.float64(x[row, j])
+        total += pick(is_value(value), value, 0.0)
+    return total / count
 
 
 @jit
@@ -128,19 +138,19 @@ def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
         nothing = np.full(LANES, np.nan, x.dtype)
         state = np.zeros((12, LANES))
         count, same, last = state[0], state[1], state[2]
-        total, size, size_peak, level_chosen = state[3], state[4], state[5], state[6]
-        anchor, apart, squares, squares_peak, spread_chosen = state[7], state[8], state[9], state[10], state[11]
+        total, size, size_peak, level_lost = state[3], state[4], state[5], state[6]
+        anchor, apart, squares, squares_peak, spread_lost = state[7], state[8], state[9], state[10], state[11]
         for t in range(x.shape[0]):
             entering = x[t]
             leaving = x[t - window] if t >= window else nothing
             due = t > 0 and t % period == 0
-            level_due = due
-            spread_due = due
+            level_due = due and has_level
+            spread_due = due and has_spread
             for j in range(LANES):
                 new, old = np.float64(entering[j]), np.float64(leaving[j])
                 before = last[j]
-                left, afresh, n, same[j], value, flat = slide(count[j], same[j], before, new, old)
                 entered, left_it = is_value(new), is_value(old)
+                left, afresh, n, same[j], value, flat = slide(count[j], same[j], before, new, entered, left_it)
                 count[j], last[j] = n, value
                 if has_level:
                     come, gone = pick(entered, new, 0.0), pick(left_it, old, 0.0)
@@ -151,7 +161,7 @@ def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
                     total[j], size[j], size_peak[j] = s, a, peak
                     level_out[t, j] = _level(n, s, value, flat, is_mean)
                     lost = (not flat) & is_lost(a, peak, KEEP)
-                    level_chosen[j] = pick(lost | due, 1.0, 0.0)
+                    level_lost[j] = pick(lost, 1.0, 0.0)
                     level_due |= lost
                 if has_spread:
                     c = pick(afresh, pick(left > 0.0, before, new), anchor[j])
@@ -163,17 +173,28 @@ def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
                     anchor[j], apart[j], squares[j], squares_peak[j] = c, s, q, peak
                     spread_out[t, j] = _spread(n, s, q, flat, is_std)
                     lost = (not flat) & is_lost(n * q - s * s, n * peak, KEEP)
-                    spread_chosen[j] = pick(lost | due, 1.0, 0.0)
+                    spread_lost[j] = pick(lost, 1.0, 0.0)
                     spread_due |= lost
             start = max(0, t - window + 1)
-            if has_level and level_due:
-                _add_up_sizes(x, start, t + 1, level_chosen, total, size, size_peak)
+            if due:
+                if has_level:
+                    _add_up_sizes(x, start, t + 1, total, size, size_peak)
+                if has_spread:
+                    _add_up_squares(x, start, t + 1, count, anchor, apart, squares, squares_peak)
+            if level_due:
                 for j in range(LANES):
-                    level_out[t, j] = _level(count[j], total[j], last[j], same[j] >= count[j], is_mean)
-            if has_spread and spread_due:
-                _add_up_squares(x, start, t + 1, spread_chosen, anchor, apart, squares, squares_peak)
+                    if level_lost[j] > 0.0 or due:
+                        if not due:
+                            total[j], size[j] = _lane_sizes(x, start, t + 1, j)
+                            size_peak[j] = size[j]
+                        level_out[t, j] = _level(count[j], total[j], last[j], same[j] >= count[j], is_mean)
+            if spread_due:
                 for j in range(LANES):
-                    spread_out[t, j] = _spread(count[j], apart[j], squares[j], same[j] >= count[j], is_std)
+                    if spread_lost[j] > 0.0 or due:
+                        if not due:
+                            anchor[j], apart[j], squares[j] = _lane_squares(x, start, t + 1, j, count[j])
+                            squares_peak[j] = squares[j]
+                        spread_out[t, j] = _spread(count[j], apart[j], squares[j], same[j] >= count[j], is_std)
 
     return run
 
@@ -191,36 +212,59 @@ def _spread(count: float, total: float, squares: float, flat: bool, is_std: bool
 
 
 @jit
-def _add_up_sizes(x: Array, start: int, stop: int, chosen: Array, total: Array, size: Array, peak: Array) -> None:
+def _add_up_sizes(x: Array, start: int, stop: int, total: Array, size: Array, peak: Array) -> None:
     for j in range(LANES):
-        total[j] = pick(chosen[j] > 0.0, 0.0, total[j])
-        size[j] = pick(chosen[j] > 0.0, 0.0, size[j])
+        total[j] = 0.0
+        size[j] = 0.0
     for row in range(start, stop):
         for j in range(LANES):
             value = np.float64(x[row, j])
-            value = pick(is_value(value) & (chosen[j] > 0.0), value, 0.0)
+            value = pick(is_value(value), value, 0.0)
             total[j] += value
             size[j] += abs(value)
     for j in range(LANES):
-        peak[j] = pick(chosen[j] > 0.0, size[j], peak[j])
+        peak[j] = size[j]
+
+
+@jit
+def _lane_sizes(x: Array, start: int, stop: int, j: int) -> tuple[float, float]:
+    total, size = 0.0, 0.0
+    for row in range(start, stop):
+        value = np.float64(x[row, j])
+        value = pick(is_value(value), value, 0.0)
+        total += value
+        size += abs(value)
+    return total, size
 
 
 @jit
 def _add_up_squares(
-    x: Array, start: int, stop: int, chosen: Array, anchor: Array, total: Array, squares: Array, peak: Array
+    x: Array, start: int, stop: int, count: Array, anchor: Array, total: Array, squares: Array, peak: Array
 ) -> None:
-    new_anchor(x, start, stop, chosen, anchor)
+    set_anchors(x, start, stop, count, anchor)
     for j in range(LANES):
-        total[j] = pick(chosen[j] > 0.0, 0.0, total[j])
-        squares[j] = pick(chosen[j] > 0.0, 0.0, squares[j])
+        total[j] = 0.0
+        squares[j] = 0.0
     for row in range(start, stop):
         for j in range(LANES):
             value = np.float64(x[row, j])
-            distance = pick(is_value(value) & (chosen[j] > 0.0), value - anchor[j], 0.0)
+            distance = pick(is_value(value), value - anchor[j], 0.0)
             total[j] += distance
             squares[j] += distance * distance
     for j in range(LANES):
-        peak[j] = pick(chosen[j] > 0.0, squares[j], peak[j])
+        peak[j] = squares[j]
+
+
+@jit
+def _lane_squares(x: Array, start: int, stop: int, j: int, count: float) -> tuple[float, float, float]:
+    anchor = lane_anchor(x, start, stop, j, count)
+    total, squares = 0.0, 0.0
+    for row in range(start, stop):
+        value = np.float64(x[row, j])
+        distance = pick(is_value(value), value - anchor, 0.0)
+        total += distance
+        squares += distance * distance
+    return anchor, total, squares
 
 
 def distances(windows: Array) -> Array:
