@@ -116,8 +116,10 @@ def _checked_window(row: Operator, window: object) -> int:
 
 def _run_kernel(name: str, columns: _Array, numbers: list[float]) -> _Array:
     """Return the kernel's values for one instrument; `columns` is (bars, inputs), `numbers` begins with the window."""
+    from qlib_llm_alpha.engine.compiling import announce_first_compilation
     from qlib_llm_alpha.engine.kernels.registry import HAVE_NUMBA, KERNELS, LANES
 
+    announce_first_compilation()
     bars, inputs = columns.shape
     if bars == 0:
         return np.empty(0)
