@@ -1,0 +1,403 @@
+"""Lines through a window: Slope, Rsquare, Resi of values against time, and means with weights that fall linearly.
+
+Positions count back from the newest row: 0, -1, -2, ... A new row moves every position by one, so that a sum of
+position times value loses the plain sum of values, and the row that enters at position 0 adds nothing to it. The rest
+is as in ``sums.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from qlib_llm_alpha.engine.kernels.registry import (
+    GROUPS,
+    KERNELS,
+    LANES,
+    Array,
+    Fallback,
+    Group,
+    Kernel,
+    Lanes,
+    jit,
+    over_windows,
+)
+from qlib_llm_alpha.engine.kernels.sums import (
+    KEEP,
+    distances,
+    is_lost,
+    is_value,
+    lane_anchor,
+    pick,
+    set_anchors,
+    slide,
+)
+
+QUIET: Final = 2e-05**2
+"""Qlib blanks Rsquare where the deviation is at most 2e-5; this is the square."""
+
+
+SLOPE: Final = 0
+RSQUARE: Final = 1
+RESI: Final = 2
+
+
+def _line(several: bool) -> Callable[..., None]:
+    """Return the loop for one measure of the line, chosen at run time, or for all three."""
+
+    def run(x: Array, out: Array, rsquare_out: Array, resi_out: Array, window: int, quiet: float, measure: int) -> None:
+        period = max(256, 2 * window)
+        nothing = np.full(LANES, np.nan, x.dtype)
+        state = np.zeros((12, LANES))
+        count, same, last, spoiled, lost_lanes = state[0], state[1], state[2], state[3], state[4]
+        anchor, apart, squares, peaks, moment = state[5], state[6], state[7], state[8], state[9]
+        place, place_squares = state[10], state[11]
+        width = float(window)
+        for t in range(x.shape[0]):
+            entering = x[t]
+            leaving = x[t - window] if t >= window else nothing
+            due = t > 0 and t % period == 0
+            any_due = due
+            for j in range(LANES):
+                new, old = np.float64(entering[j]), np.float64(leaving[j])
+                entered, left_it = is_value(new), is_value(old)
+                before, earlier = last[j], count[j]
+                left, afresh, n, same[j], last[j], flat = slide(earlier, same[j], before, new, entered, left_it)
+                count[j] = n
+                c = pick(afresh, pick(left > 0.0, before, new), anchor[j])
+                come, gone = pick(entered, new - c, 0.0), pick(left_it, old - c, 0.0)
+                sxx = place_squares[j] - 2.0 * place[j] + earlier - pick(left_it, width * width, 0.0)
+                sx = place[j] - earlier + pick(left_it, width, 0.0)
+                sxy = pick(afresh, 0.0, moment[j] - apart[j] + width * gone)
+                sy = pick(afresh, 0.0, apart[j] - gone) + come
+                syy = pick(afresh, 0.0, squares[j] - gone * gone) + come * come
+                peak = pick(afresh, 0.0, peaks[j])
+                peak = pick(syy > peak, syy, peak)
+                anchor[j], apart[j], squares[j], peaks[j], moment[j] = c, sy, syy, peak, sxy
+                place[j], place_squares[j] = sx, sxx
+                # Qlib's own loop never recovers from an infinite value.
+                spoil = pick(abs(new) == np.inf, np.nan, spoiled[j])
+                spoiled[j] = spoil
+                slope, explained, residual = _measures(n, sx, sxx, sy, syy, sxy, come, entered, flat, quiet)
+                if several:
+                    out[t, j] = slope + spoil
+                    rsquare_out[t, j] = explained + spoil
+                    resi_out[t, j] = residual + spoil
+                else:
+                    out[t, j] = pick(measure == SLOPE, slope, pick(measure == RSQUARE, explained, residual)) + spoil
+                lost = (not flat) & is_lost(n * syy - sy * sy, n * peak, KEEP)
+                lost_lanes[j] = pick(lost, 1.0, 0.0)
+                any_due |= lost
+            start = max(0, t - window + 1)
+            if due:
+                _add_up_line(x, start, t + 1, count, anchor, apart, squares, moment, peaks)
+            if any_due:
+                for j in range(LANES):
+                    if lost_lanes[j] > 0.0 or due:
+                        n, new = count[j], np.float64(x[t, j])
+                        if not due:
+                            anchor[j], apart[j], squares[j], moment[j] = _lane_line(x, start, t + 1, j, n)
+                            peaks[j] = squares[j]
+                        slope, explained, residual = _measures(
+                            n,
+                            place[j],
+                            place_squares[j],
+                            apart[j],
+                            squares[j],
+                            moment[j],
+                            new - anchor[j],
+                            is_value(new),
+                            same[j] >= n,
+                            quiet,
+                        )
+                        if several:
+                            out[t, j] = slope + spoiled[j]
+                            rsquare_out[t, j] = explained + spoiled[j]
+                            resi_out[t, j] = residual + spoiled[j]
+                        else:
+                            value = pick(measure == SLOPE, slope, pick(measure == RSQUARE, explained, residual))
+                            out[t, j] = value + spoiled[j]
+
+    return run
+
+
+@jit
+def _measures(
+    n: float,
+    sx: float,
+    sxx: float,
+    sy: float,
+    syy: float,
+    sxy: float,
+    newest: float,
+    entered: bool,
+    flat: bool,
+    quiet: float,
+) -> tuple[float, float, float]:
+    """Return slope, explained share and residual of the newest value; x are positions, y distances to the anchor."""
+    common = pick(flat, 0.0, n * sxy - sx * sy)
+    spread_x = n * sxx - sx * sx
+    spread_y = n * syy - sy * sy
+    spread_y = pick(flat | (spread_y < 0.0), 0.0, spread_y)
+    slope = common / spread_x
+    explained = common * common / (spread_x * spread_y)
+    explained = pick(spread_y <= quiet * (n * (n - 1.0)), np.nan, explained)
+    residual = pick(flat, slope, newest - (sy - slope * sx) / n)
+    return slope, explained, pick(entered, residual, np.nan)
+
+
+@jit
+def _add_up_line(
+    x: Array,
+    start: int,
+    stop: int,
+    count: Array,
+    anchor: Array,
+    total: Array,
+    squares: Array,
+    moment: Array,
+    peak: Array,
+) -> None:
+    set_anchors(x, start, stop, count, anchor)
+    for j in range(LANES):
+        total[j] = 0.0
+        squares[j] = 0.0
+        moment[j] = 0.0
+    for row in range(start, stop):
+        position = float(row - stop + 1)
+        for j in range(LANES):
+            value = np.float64(x[row, j])
+            distance = pick(is_value(value), value - anchor[j], 0.0)
+            total[j] += distance
+            squares[j] += distance * distance
+            moment[j] += position * distance
+    for j in range(LANES):
+        peak[j] = squares[j]
+
+
+@jit
+def _lane_line(x: Array, start: int, stop: int, j: int, count: float) -> tuple[float, float, float, float]:
+    anchor = lane_anchor(x, start, stop, j, count)
+    total, squares, moment = 0.0, 0.0, 0.0
+    for row in range(start, stop):
+        position = float(row - stop + 1)
+        value = np.float64(x[row, j])
+        distance = pick(is_value(value), value - anchor, 0.0)
+        total += distance
+        squares += distance * distance
+        moment += position * distance
+    return anchor, total, squares, moment
+
+
+_one_measure = jit(_line(False))
+_all_measures = jit(_line(True))
+
+
+@jit
+def _weighted(x: Array, out: Array, window: int, first: Lanes, as_qlib: bool) -> None:
+    """Write Qlib's WMA or our DecayLinear: both weigh a row by a constant plus its position."""
+    period = max(256, 2 * window)
+    nothing = np.full(LANES, np.nan, x.dtype)
+    state = np.zeros((10, LANES))
+    count, same, last, begin, lost_lanes = state[0], state[1], state[2], state[3], state[4]
+    total, size, peaks, moment, place = state[5], state[6], state[7], state[8], state[9]
+    width = float(window)
+    for j in range(LANES):
+        begin[j] = first[j]
+    for t in range(x.shape[0]):
+        entering = x[t]
+        leaving = x[t - window] if t >= window else nothing
+        due = t > 0 and t % period == 0
+        any_due = due
+        for j in range(LANES):
+            new, old = np.float64(entering[j]), np.float64(leaving[j])
+            entered, left_it = is_value(new), is_value(old)
+            before, earlier = last[j], count[j]
+            left, afresh, n, same[j], value, flat = slide(earlier, same[j], before, new, entered, left_it)
+            count[j], last[j] = n, value
+            come, gone = pick(entered, new, 0.0), pick(left_it, old, 0.0)
+            sx = place[j] - earlier + pick(left_it, width, 0.0)
+            sxy = pick(afresh, before * sx, moment[j] - total[j] + width * gone)
+            sy = pick(afresh, before * left, total[j] - gone) + come
+            a = pick(afresh, abs(before) * left, size[j] - abs(gone)) + abs(come)
+            peak = pick(afresh, 0.0, peaks[j])
+            peak = pick(a > peak, a, peak)
+            total[j], size[j], peaks[j], moment[j], place[j] = sy, a, peak, sxy, sx
+            length = t - begin[j] + 1.0
+            length = pick(length > width, width, length)
+            out[t, j] = _weighted_mean(n, sx, sy, sxy, value, flat, length, width, as_qlib)
+            lost = (not flat) & is_lost(a, peak, KEEP)
+            lost_lanes[j] = pick(lost, 1.0, 0.0)
+            any_due |= lost
+        start = max(0, t - window + 1)
+        if due:
+            _add_up_weights(x, start, t + 1, total, size, moment, peaks)
+        if any_due:
+            for j in range(LANES):
+                if lost_lanes[j] > 0.0 or due:
+                    if not due:
+                        total[j], size[j], moment[j] = _lane_weights(x, start, t + 1, j)
+                        peaks[j] = size[j]
+                    length = min(width, t - begin[j] + 1.0)
+                    n, flat = count[j], same[j] >= count[j]
+                    out[t, j] = _weighted_mean(n, place[j], total[j], moment[j], last[j], flat, length, width, as_qlib)
+
+
+@jit
+def _weighted_mean(
+    n: float,
+    sx: float,
+    sy: float,
+    sxy: float,
+    last: float,
+    flat: bool,
+    length: float,
+    width: float,
+    as_qlib: bool,
+) -> float:
+    highest = pick(as_qlib, length, width)  # the weight of the newest row
+    weighed = highest * n + sx  # the weights of the rows that have a value
+    value = pick(flat, last * weighed, highest * sy + sxy)
+    divisor = pick(as_qlib, 0.5 * length * (length + 1.0) * n, weighed)
+    value = pick(flat & (not as_qlib), last, value / divisor)
+    return pick(n > 0.0, value, np.nan)
+
+
+@jit
+def _add_up_weights(x: Array, start: int, stop: int, total: Array, size: Array, moment: Array, peak: Array) -> None:
+    for j in range(LANES):
+        total[j] = 0.0
+        size[j] = 0.0
+        moment[j] = 0.0
+    for row in range(start, stop):
+        position = float(row - stop + 1)
+        for j in range(LANES):
+            value = np.float64(x[row, j])
+            value = pick(is_value(value), value, 0.0)
+            total[j] += value
+            size[j] += abs(value)
+            moment[j] += position * value
+    for j in range(LANES):
+        peak[j] = size[j]
+
+
+@jit
+def _lane_weights(x: Array, start: int, stop: int, j: int) -> tuple[float, float, float]:
+    total, size, moment = 0.0, 0.0, 0.0
+    for row in range(start, stop):
+        position = float(row - stop + 1)
+        value = np.float64(x[row, j])
+        value = pick(is_value(value), value, 0.0)
+        total += value
+        size += abs(value)
+        moment += position * value
+    return total, size, moment
+
+
+def _positions(windows: Array) -> Array:
+    """Return the positions of the values of each window, NaN where there is no value."""
+    positions = np.arange(1.0 - windows.shape[-1], 1.0)
+    return np.where(np.isfinite(windows), positions, np.nan)
+
+
+def _fitted(windows: Array) -> tuple[Array, Array, Array, Array]:
+    """Return the slope of each window, the share it explains, its last residual and the sum of squares of y."""
+    places, y = _positions(windows), distances(windows)
+    places = places - np.nanmean(places, axis=-1, keepdims=True)
+    spread_x, spread_y = np.nansum(places**2, axis=-1), np.nansum(y**2, axis=-1)
+    common = np.nansum(places * y, axis=-1)
+    slope = common / spread_x
+    return slope, common**2 / (spread_x * spread_y), y[..., -1] - slope * places[..., -1], spread_y
+
+
+def _slope_of(windows: Array, length: Lanes) -> Array:
+    return _fitted(windows)[0]
+
+
+def _explained_of(windows: Array, length: Lanes) -> Array:
+    return _fitted(windows)[1]
+
+
+def _loudly_explained_of(windows: Array, length: Lanes) -> Array:
+    _, explained, _, squares = _fitted(windows)
+    count = np.isfinite(windows).sum(axis=-1)
+    return np.where(squares <= QUIET * (count - 1.0), np.nan, explained)
+
+
+def _residual_of(windows: Array, length: Lanes) -> Array:
+    return _fitted(windows)[2]
+
+
+def _qlib_weighted_of(windows: Array, length: Lanes) -> Array:
+    newest = np.asarray(length, dtype=np.float64)
+    weighted = np.nansum(windows * (newest[..., None] + _positions(windows)), axis=-1)
+    return weighted / (0.5 * newest * (newest + 1.0)) / np.isfinite(windows).sum(axis=-1)
+
+
+def _spoiled(fallback: Fallback) -> Fallback:
+    """Give ``fallback`` Qlib's habit of never recovering from an infinite value."""
+
+    def spoiled(x: Array, window: int, first: Lanes) -> Array:
+        return np.where(np.cumsum(np.isinf(x), axis=0) > 0, np.nan, fallback(x, window, first))
+
+    return spoiled
+
+
+def _decay_linear_fallback(x: Array, window: int, first: Lanes) -> Array:
+    # Not over ``length``: the newest row weighs ``window``, however few rows there are.
+    def measure(windows: Array, length: Lanes) -> Array:
+        weights = window + _positions(windows)
+        lowest = np.fmin.reduce(windows, axis=-1)
+        above = np.nansum(weights * (windows - lowest[..., None]), axis=-1)
+        return lowest + above / np.nansum(weights, axis=-1)
+
+    return over_windows(measure)(x, window, first)
+
+
+def slope(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the change a row of the least-squares line; NaN for fewer than two values, and after an infinite one."""
+    _one_measure(x, out, out, out, window, QUIET, SLOPE)
+
+
+def rsquare(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the share of the variance that the line explains; NaN where the deviation is at most 2e-5, as in Qlib."""
+    _one_measure(x, out, out, out, window, QUIET, RSQUARE)
+
+
+def expanding_rsquare(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write what Qlib makes of ``Rsquare(x, 0)``: it blanks only equal values, not those that differ little."""
+    _one_measure(x, out, out, out, window, 0.0, RSQUARE)
+
+
+def resi(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the newest value minus the line there; NaN where it is missing, and after an infinite value."""
+    _one_measure(x, out, out, out, window, QUIET, RESI)
+
+
+def line(x: Array, slope_out: Array, rsquare_out: Array, resi_out: Array, window: int, first: Lanes) -> None:
+    """Write slope, explained share and residual of the window."""
+    _all_measures(x, slope_out, rsquare_out, resi_out, window, QUIET, SLOPE)
+
+
+def wma(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write Qlib's ``WMA``, its mistake included: the weights sum to 1 and the result is divided by the count again.
+
+    Early windows have weights of their own: the row at which an instrument begins, ``first``, weighs 1.
+    """
+    _weighted(x, out, window, first, True)
+
+
+def decay_linear(x: Array, out: Array, window: int, first: Lanes) -> None:
+    """Write the mean with weights ``window`` (newest row) to 1, divided by the weights of the rows with a value."""
+    _weighted(x, out, window, first, False)
+
+
+KERNELS["Slope"] = Kernel("Slope", 1, slope, _spoiled(over_windows(_slope_of)))
+KERNELS["Rsquare"] = Kernel("Rsquare", 1, rsquare, _spoiled(over_windows(_loudly_explained_of)))
+KERNELS["ExpandingRsquare"] = Kernel("ExpandingRsquare", 1, expanding_rsquare, _spoiled(over_windows(_explained_of)))
+KERNELS["Resi"] = Kernel("Resi", 1, resi, _spoiled(over_windows(_residual_of)))
+KERNELS["WMA"] = Kernel("WMA", 1, wma, over_windows(_qlib_weighted_of))
+KERNELS["DecayLinear"] = Kernel("DecayLinear", 1, decay_linear, _decay_linear_fallback)
+GROUPS.append(Group(("Slope", "Rsquare", "Resi"), line))
