@@ -26,8 +26,8 @@ for found in pkgutil.iter_modules(qlib_llm_alpha.engine.kernels.__path__):
     importlib.import_module(f"qlib_llm_alpha.engine.kernels.{found.name}")
 
 QLIB = {operator.__name__: operator for operator in OpsList}
-# What Qlib's operators become for a window between 0 and 1, and EMA for a window of 0: no names of the language.
-FORMS_OF_A_WINDOW: dict[str, tuple[float, ...]] = {"Ewm": (0.3,), "ExpandingEMA": ()}
+# What Qlib's operators become for a window between 0 and 1, or of 0: no names of the language.
+FORMS_OF_A_WINDOW: dict[str, tuple[float, ...]] = {"Ewm": (0.3,), "ExpandingEMA": (), "ExpandingRsquare": ()}
 NUMBERS = {"fraction": 0.3}
 ROWS = 80
 CHANGED = 50
