@@ -256,7 +256,7 @@ def entropy(x: Tile, out: Array, window: int, first: Lanes) -> None:
 def _finite(x: Tile, like: Tile) -> Tile:
     """Copy the values, infinite ones as NaN, to one long row of the type of ``like``."""
     rows = x.shape[0]
-    values = scratch(rows, like)
+    values: Tile = scratch(rows, like)
     missing = like.dtype.type(np.nan)
     for t in range(rows):
         line = values[t * LANES :]
