@@ -267,7 +267,8 @@ class _Batch:
             return None
         if not columns or not self.pool.names:
             return np.empty((len(columns), len(self.pool.names)))
-        return self.pool.correlations(UnitRows.of(columns, self.label.universe, threads=self.threads))
+        rows = UnitRows.of(columns, self.label.universe, threads=self.threads)
+        return self.pool.correlations(rows, threads=self.threads)
 
 
 def _refused(one: Screened, reason: str, detail: str) -> Screened:

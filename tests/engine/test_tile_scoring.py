@@ -208,11 +208,13 @@ def test_without_numba_the_numbers_are_the_same(seed: int) -> None:
         patch.setattr(tile_scoring, "HAVE_NUMBA", False)
         slow = score_columns(values, prepared(label, member))[0]
         plain = UnitRows.of(values, prepared(label, member).universe)
+        likeness = plain.mean_correlation(plain)
         horizons = score_horizons(values, {1: prepared(label, member)})[0]
         daily = exact_correlation(values[0], as_tiles(label), prepared(label, member).universe)
     for name in ("ic", "rank_ic", "autocorrelation", "turnover", "spread", "coverage", "names"):
         assert_close(getattr(fast, name), getattr(slow, name))
     np.testing.assert_allclose(rows.values, plain.values, atol=1e-6)
+    np.testing.assert_allclose(rows.mean_correlation(rows), likeness, atol=1e-6)
     np.testing.assert_array_equal(rows.known, plain.known)
     assert_close(horizons.rank_ic[0], fast.rank_ic)
     assert_close(daily, fast.ic)
@@ -283,6 +285,19 @@ def test_pool_correlation_is_the_mean_daily_correlation_of_factors_with_the_same
             )
             assert found[at, place] == pytest.approx(np.nanmean(daily), abs=1e-6)
     np.testing.assert_allclose(rows.mean_correlation(rows)[0, 0], 1.0, atol=1e-6)
+
+
+def test_a_candidate_is_as_alike_to_a_pool_in_whatever_batch_it_comes() -> None:
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal((11, 3, 60, 32)).astype(np.float32)
+    rows = UnitRows.of(values, Universe.of(None, (3, 60, 32)))
+    whole = rows.mean_correlation(rows, threads=1)
+    expected = np.mean([np.corrcoef(values[:, :, day].reshape(11, -1)) for day in range(60)], axis=0)
+    np.testing.assert_allclose(whole, expected, atol=1e-6)
+    np.testing.assert_array_equal(rows.mean_correlation(rows, threads=3), whole)
+    for at in range(11):
+        alone = UnitRows(rows.values[at : at + 1], rows.known[at : at + 1])
+        np.testing.assert_array_equal(alone.mean_correlation(rows), whole[at : at + 1])
 
 
 def test_each_fifth_day_gives_the_correlation_of_those_days() -> None:
