@@ -71,8 +71,8 @@ def _add_market(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="text with one formula a line, 'name: formula' or the formula alone; a factor set (.yaml); or the name of "
-        "a built-in set",
+        help="text with one formula a line, 'name: formula' or the formula alone ('-': standard input); a factor set "
+        "(.yaml); or the name of a built-in set",
     )
     parser.add_argument("--provider", type=Path, required=True, metavar="DIR", help="folder of the Qlib provider")
     parser.add_argument("--universe", default="all", help="a market of the provider (default: all)")
@@ -90,12 +90,9 @@ def _eval(args: argparse.Namespace) -> int:
     if args.out is not None:
         write(found.values.reset_index())
     for name in found.values.columns:
-        values = found.values[name]
-        facts = {"name": name, "cells": len(values), "coverage": float(values.notna().mean())}
-        facts |= {what: float(getattr(values, what)()) for what in ("mean", "std", "min", "median", "max")}
-        plain = {what: None if value != value else value for what, value in facts.items()}
-        shown = "  ".join(f"{what} {value:.6g}" for what, value in facts.items() if isinstance(value, float))
-        print(json.dumps(plain) if args.json else f"{_printable(_cut(str(name)))}: {shown}")
+        facts = _facts(found.values[name])
+        shown = "  ".join(f"{what} {value:.6g}" for what, value in facts.items() if value is not None)
+        print(json.dumps({"name": name, **facts}) if args.json else f"{_printable(_cut(name))}: {shown}")
     for name, refusal in found.refused.items():
         text = (
             json.dumps({"name": name, "refused": refusal})
@@ -104,6 +101,18 @@ def _eval(args: argparse.Namespace) -> int:
         )
         print(text)
     return 1 if found.refused else 0
+
+
+def _facts(column: pd.Series) -> dict[str, float | None]:
+    """Describe the finite values of a column; None where there are none."""
+    import numpy as np
+
+    values = column.to_numpy(np.float64)
+    finite = values[np.isfinite(values)]
+    facts: dict[str, float | None] = {"cells": len(values), "coverage": len(finite) / len(values)}
+    for what in ("mean", "std", "min", "median", "max"):
+        facts[what] = float(getattr(np, what)(finite)) if len(finite) else None
+    return facts
 
 
 def _score(args: argparse.Namespace) -> int:

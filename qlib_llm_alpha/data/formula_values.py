@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from qlib_llm_alpha.data.bars import open_panel
+from qlib_llm_alpha.data.bars import open_panel, provider_fields
+from qlib_llm_alpha.data.provider_files import period_path
 from qlib_llm_alpha.engine.evaluate import Batch, Cells, Warmup
 from qlib_llm_alpha.engine.funnel import Screened, prepare_label, screen
 from qlib_llm_alpha.engine.panel import DayLike, as_day
 from qlib_llm_alpha.engine.tile_scoring import DailyScores
 from qlib_llm_alpha.engine.tiles import TiledPanel
-from qlib_llm_alpha.errors import ExpressionError
+from qlib_llm_alpha.errors import ConfigError, ExpressionError
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.library.formula_file import ReadFormula
@@ -64,7 +65,7 @@ class FormulaFrame:
     values : DataFrame
         Indexed (datetime, instrument), a row for each member and day, one float32 column for each formula.
     refused : dict of str to str
-        Formulas that were not computed, and why.
+        Formulas that were not computed, and why: the factor language refuses them, or the provider has no such field.
     """
 
     values: pd.DataFrame
@@ -102,6 +103,7 @@ def formula_frame(
         As :func:`~qlib_llm_alpha.data.bars.open_panel`.
     """
     panel = open_panel(provider, universe, start=start, end=end)
+    formulas = _Fields.of(provider, panel).checked(formulas)
     begin = _first_row(panel, start)
     wanted = np.zeros((len(panel.instruments), len(panel.days)), dtype=np.bool_)
     wanted[:, begin:] = True if panel.member is None else panel.untiled(panel.member)[begin:].T
@@ -123,7 +125,9 @@ def formula_frame(
         codes=[cells.rows.tolist(), instrument.tolist()],
         names=["datetime", "instrument"],
     )
-    frame = pd.DataFrame(values[kept].T, index=index, columns=[good[place][0] for place in kept])
+    if len(kept) < len(good):
+        values = values[kept]
+    frame = pd.DataFrame(values.T, index=index, columns=[good[place][0] for place in kept], copy=False)
     return FormulaFrame(frame.sort_index(), refused)
 
 
@@ -146,8 +150,26 @@ def formula_scores(
         Read with ``allow_future``. A day whose label needs a bar after ``end`` does not count.
     formulas, provider, universe, start, end, warmup, progress
         As for :func:`formula_frame`.
+
+    Raises
+    ------
+    ConfigError
+        A label that reads no bar after its date.
+    ExpressionError
+        A label of fields that the provider does not have.
+    ProviderError
+        As :func:`~qlib_llm_alpha.data.bars.open_panel`.
     """
+    if label.lookahead < 1:
+        raise ConfigError(
+            f"label {str(label)!r} reads no bar after its date, so it is known beforehand and no forecast; expected a "
+            "future return such as 'Ref($close,-2)/Ref($close,-1)-1'"
+        )
     panel = open_panel(provider, universe, start=start, end=end)
+    fields = _Fields.of(provider, panel)
+    if why := fields.without(label):
+        raise ExpressionError("unknown_field", f"label {str(label)!r}: {why}")
+    formulas = fields.checked(formulas)
     good = [formula.expression for formula in formulas if formula.expression is not None]
     screened = iter(
         screen(
@@ -169,6 +191,37 @@ def formula_scores(
 
 def _first_row(panel: TiledPanel, start: DayLike | None) -> int:
     return 0 if start is None else int(np.searchsorted(panel.days, as_day(start)))
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """What a provider has."""
+
+    root: Path
+    daily: tuple[str, ...]
+    instruments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, provider: Path | str, panel: TiledPanel) -> _Fields:
+        return cls(Path(provider).expanduser(), provider_fields(provider), panel.instruments)
+
+    def without(self, expression: Expression) -> str:
+        """Say which fields of a formula nobody has; empty where there are none such."""
+        missing = [field for field in expression.fields if not self._has(field)]
+        return f"no instrument of the provider has {missing}; import them or do without" if missing else ""
+
+    def _has(self, field: str) -> bool:
+        if field.startswith("$$"):
+            return any(period_path(self.root, code, field[2:]).is_file() for code in self.instruments)
+        return field.lower() in self.daily
+
+    def checked(self, formulas: Sequence[ReadFormula]) -> list[ReadFormula]:
+        """Refuse formulas of fields that nobody has: they would come out empty, as in Qlib, without a word."""
+        found = []
+        for formula in formulas:
+            why = "" if formula.expression is None else self.without(formula.expression)
+            found.append(replace(formula, expression=None, refusal=f"[unknown_field] {why}") if why else formula)
+        return found
 
 
 def _write(

@@ -61,7 +61,7 @@ def _listener(tell: Callable[[str], None]) -> Any:
         def on_start(self, happened: Any) -> None:
             function = happened.data["dispatcher"].py_func
             if function.__module__.startswith("qlib_llm_alpha."):
-                tell(function.__name__)
+                tell(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}")
 
         def on_end(self, happened: Any) -> None:
             """Nothing: what was said at the start is enough."""
