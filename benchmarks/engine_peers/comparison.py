@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +63,9 @@ class Bench:
         """Measure one set of expressions on one market, and add its rows."""
         market = market_in(self.work, names, self.days)
         self.measure_bandwidth(market)
-        comparison = Comparison(self, market, title, expressions)
-        comparison.run()
+        with tempfile.TemporaryDirectory(dir=self.work) as samples:
+            comparison = Comparison(self, market, title, expressions, Path(samples))
+            comparison.run()
         self.rows += comparison.rows
 
     def large(self, expressions: Sequence[str]) -> None:
@@ -95,8 +97,9 @@ class Bench:
 class Comparison:
     """One set of expressions on one market."""
 
-    def __init__(self, bench: Bench, market: Market, title: str, expressions: Sequence[str]) -> None:
+    def __init__(self, bench: Bench, market: Market, title: str, expressions: Sequence[str], samples: Path) -> None:
         self.bench, self.market, self.title, self.expressions = bench, market, title, list(expressions)
+        self.samples = samples
         self.rows: list[Row] = []
         self.own_runs: list[Any] = []
         self.columns = [place * market.names // SAMPLED_NAMES for place in range(SAMPLED_NAMES)]
@@ -256,7 +259,7 @@ class Comparison:
         return returned
 
     def _sample_file(self, name: str) -> Path:
-        return self.bench.work / f"sample-{self.market.names}-{self.title}-{name}.npy"
+        return self.samples / f"{name}.npy"
 
     def _save_sample(self, process: Process, name: str) -> None:
         process.call("write_sample", self.columns, str(self._sample_file(name)))
