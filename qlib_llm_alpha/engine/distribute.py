@@ -8,7 +8,8 @@ as soon as it is there, so that what was finished survives whatever comes later.
 loky        processes of this machine; a worker that dies loses its chunk, which is run again
 threading   threads of this process; for work that releases the interpreter's lock, as the engine does
 ray         a Ray cluster, or one that Ray starts on this machine: ``pip install 'qlib_llm_alpha[ray]'``
-dask        the Dask cluster of the current ``distributed.Client``, or one of this machine: ``qlib_llm_alpha[dask]``
+dask        the Dask cluster of the current ``distributed.Client``, or one of this machine: ``qlib_llm_alpha[dask]``;
+            how often a chunk may lose its worker is Dask's setting ``distributed.scheduler.allowed-failures``
 =========== =========================================================================================================
 
 A chunk should carry a second of work or more: to begin one costs some milliseconds, to start a worker a second.
@@ -94,7 +95,8 @@ def run_chunks(
     workers : int
         Chunks at a time. On a cluster, more than it has workers is no use.
     retries : int
-        How often a chunk may lose its worker beyond the first time. An exception is not tried again.
+        How often a chunk may lose its worker beyond the first time (Dask has its own setting). An exception is not
+        tried again.
     done : callable, optional
         ``done(position, result)`` is called in this process as soon as a chunk is finished, in no particular order.
         What it raises ends the run.
@@ -288,14 +290,13 @@ def _ready(backend: Backend, workers: int) -> Iterator[tuple[type[Exception], ..
         yield (_optional("ray.exceptions", backend).RayError, BrokenExecutor)
     elif backend == "dask":
         distributed = _optional("distributed", backend)
-        deaths = (distributed.scheduler.KilledWorker, distributed.comm.CommClosedError)
         try:
             distributed.get_client()
         except ValueError:
             with distributed.Client(n_workers=workers, threads_per_worker=1):
-                yield deaths
+                yield ()
         else:
-            yield deaths
+            yield ()
     else:
         yield (BrokenExecutor,)
 
@@ -319,6 +320,10 @@ def _answers(
     workers: int,
 ) -> Iterator[tuple[int, Value | None, str]]:
     """Run some chunks and yield position, value and error of each; ``under_way`` becomes those handed out."""
+    if backend == "dask":
+        under_way.update(group)
+        yield from _answers_of_dask(function, chunks, group)
+        return
     in_threads = backend == "threading"
 
     def tasks(positions: list[int]) -> Iterator[Any]:
@@ -338,6 +343,26 @@ def _answers(
                 yield from map(_unpacked, Parallel(**setting)(tasks(group[start : start + workers])))
         else:
             yield from map(_unpacked, Parallel(return_as="generator_unordered", **setting)(tasks(group)))
+
+
+def _answers_of_dask(
+    function: Callable[[Chunk], Value], chunks: Sequence[Chunk], group: list[int]
+) -> Iterator[tuple[int, Value | None, str]]:
+    """Run some chunks on the current client's cluster, which moves them to other workers by itself when one dies.
+
+    Not through joblib: its Dask backend (1.6) waits for ever for a task that Dask gave up.
+    """
+    distributed = _optional("distributed", "dask")
+    client = distributed.get_client()
+    futures = {
+        client.submit(_attempt, function, position, chunks[position], packed=True, pure=False): position
+        for position in group
+    }
+    for future in distributed.as_completed(futures):
+        if future.status == "finished":
+            yield _unpacked(future.result())
+        else:
+            yield futures[future], None, f"Dask gave it up: {future.exception()!r}"
 
 
 def _attempt(

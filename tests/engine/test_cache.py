@@ -457,6 +457,29 @@ def test_the_end_of_a_history_has_the_bits_of_the_whole(tmp_path: Path, name: st
     assert ask(lambda: made.panel(1700)) == CacheReport(extended=6)
 
 
+@pytest.mark.skipif(not HAVE_NUMBA, reason="without numba operators keep no sums")
+@pytest.mark.parametrize("name", ONE_INPUT + TWO_INPUTS)
+@pytest.mark.parametrize("window", [4, 20, 128, 150])
+def test_a_kernel_that_begins_at_a_whole_period_has_all_digits_one_period_later(name: str, window: int) -> None:
+    made = market(rows=1700, names=LANES)
+    inputs = [made.values["$volume"].astype(np.float64), made.values["$close"].astype(np.float64)]
+    kernel, rest = KERNELS[name], (0.3,) if name == "Quantile" else ()
+    period = max(256, 2 * window)
+    first = np.zeros(LANES, dtype=np.int64)
+    first[:5] = [3, 300, 700, 1000, 1690]
+    for array in inputs:
+        array[np.arange(1700)[:, None] < first] = np.nan
+
+    def computed(begin: int) -> NDArray[np.float64]:
+        out = np.empty((1700 - begin, LANES))
+        rows = [np.ascontiguousarray(array[begin:]) for array in inputs[: kernel.inputs]]
+        kernel.run(*rows, out, window, np.maximum(first - begin, 0), *rest)
+        return out
+
+    whole, end = computed(0), computed(2 * period)
+    np.testing.assert_array_equal(end[period:].view(np.int64), whole[3 * period :].view(np.int64))
+
+
 LEAVES = st.sampled_from(["$close", "$volume", "$vwap"])
 
 
