@@ -44,6 +44,11 @@ def call(small_provider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.fixture
+def without_accounts(small_provider: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_provider, tmp_path / "bars_only", ignore=shutil.ignore_patterns("financial")))
+
+
+@pytest.fixture
 def frame(call, tmp_path: Path):
     """Return what computes formulas and reads the written table."""
 
@@ -214,9 +219,11 @@ def test_nothing_after_the_end_is_read(action: str, call, small_provider: Path, 
 
 
 @pytest.mark.parametrize("action", ["eval", "score"])
-def test_what_is_refused_is_named_with_its_reason_and_the_others_are_computed(action: str, call) -> None:
-    text = "good: $close/$open\nahead: Ref($close,-1)\n$clsoe*2\n\n# a note\nno.accounts-yet: P($$inventory_q)/$close\n"
-    code, out, _ = call(action, text, "--universe", "csi300", "--json")
+def test_what_is_refused_is_named_with_its_reason_and_the_others_are_computed(
+    action: str, call, without_accounts: Path
+) -> None:
+    text = "good: $close/$open\nahead: Ref($close,-1)\n$clsoe*2\n\n# a note\nno.accounts-yet: P($$payables_q)/$close\n"
+    code, out, _ = call(action, text, "--universe", "csi300", "--json", provider=without_accounts)
     assert code == 1
     rows = {row["name"]: row for row in rows_of(out)}
     assert set(rows) == {"good", "ahead", "$clsoe*2", "no.accounts-yet"}
@@ -224,7 +231,8 @@ def test_what_is_refused_is_named_with_its_reason_and_the_others_are_computed(ac
     assert rows["ahead"]["refused"].startswith("[look_ahead]")
     assert rows["$clsoe*2"]["refused"].startswith("[unknown_field]")
     assert rows["no.accounts-yet"]["refused"].startswith("[unknown_field] no instrument of the provider has")
-    assert call(action, text, "--universe", "csi300")[1].count("refused") == 3
+    shown = call(action, text, "--universe", "csi300", provider=without_accounts)[1]
+    assert shown.count("refused") == 3
 
 
 @pytest.mark.parametrize("action", ["eval", "score"])
@@ -246,7 +254,7 @@ def test_a_field_that_only_this_provider_has_may_be_named(call, small_provider: 
 
 
 def test_infinite_values_are_left_out_of_the_summary_and_json_stays_json(call) -> None:
-    code, out, _ = call("eval", "hole: $close/Log($close/$close+0*$open)\n", "--universe", "csi300", "--json")
+    code, out, _ = call("eval", "hole: $close/($close>2*$high)\n", "--universe", "csi300", "--json")
     assert code == 0
     (row,) = rows_of(out)
     assert row["coverage"] == 0
@@ -254,7 +262,7 @@ def test_infinite_values_are_left_out_of_the_summary_and_json_stays_json(call) -
 
 
 def test_a_formula_without_any_value_is_refused_by_score(call) -> None:
-    code, out, _ = call("score", "$close/Log($close/$close+0*$open)\n", "--universe", "csi300", "--json")
+    code, out, _ = call("score", "$close/($close>2*$high)\n", "--universe", "csi300", "--json")
     assert code == 1
     assert rows_of(out)[0]["refused"].startswith("[all_missing]")
 
@@ -327,10 +335,13 @@ def test_a_folder_that_is_no_provider_is_a_bad_call_of_one_line(action: str, cal
 
 @pytest.mark.parametrize(
     ("label", "said"),
-    [("$close", "no forecast"), ("Ref($clsoe,-1)", "unknown_field"), ("P($$inventory_q)/Ref($close,-1)", "no instr")],
+    [("$close", "no forecast"), ("Ref($clsoe,-1)", "unknown_field"), ("P($$payables_q)/Ref($close,-1)", "no instr")],
 )
-def test_a_label_that_is_known_beforehand_or_cannot_be_read_is_a_bad_call(label: str, said: str, call) -> None:
-    code, _, complaint = call("score", "$close\n", "--universe", "csi300", "--label", label)
+def test_a_label_that_is_known_beforehand_or_cannot_be_read_is_a_bad_call(
+    label: str, said: str, call, without_accounts: Path
+) -> None:
+    options = ("--universe", "csi300", "--label", label)
+    code, _, complaint = call("score", "$close\n", *options, provider=without_accounts)
     assert code == 2
     assert said in complaint
     assert len(complaint.strip().splitlines()) == 1
