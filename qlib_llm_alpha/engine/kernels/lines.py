@@ -26,6 +26,7 @@ from qlib_llm_alpha.engine.kernels.registry import (
 )
 from qlib_llm_alpha.engine.kernels.sums import (
     KEEP,
+    average,
     distances,
     is_lost,
     is_value,
@@ -39,15 +40,13 @@ QUIET: Final = 2e-05**2
 """Qlib blanks Rsquare where the deviation is at most 2e-5; this is the square."""
 
 
-SLOPE: Final = 0
-RSQUARE: Final = 1
-RESI: Final = 2
+def _line(has_rsquare: bool, has_others: bool) -> Callable[..., None]:
+    """Return the loop for Rsquare, for the slope or the residual (chosen at run time), or for all three."""
+    has_all = has_rsquare and has_others
 
-
-def _line(several: bool) -> Callable[..., None]:
-    """Return the loop for one measure of the line, chosen at run time, or for all three."""
-
-    def run(x: Array, out: Array, rsquare_out: Array, resi_out: Array, window: int, quiet: float, measure: int) -> None:
+    def run(
+        x: Array, out: Array, rsquare_out: Array, resi_out: Array, window: int, quiet: float, is_slope: bool
+    ) -> None:
         period = max(256, 2 * window)
         nothing = np.full(LANES, np.nan, x.dtype)
         state = np.zeros((12, LANES))
@@ -81,12 +80,13 @@ def _line(several: bool) -> Callable[..., None]:
                 spoil = pick(abs(new) == np.inf, np.nan, spoiled[j])
                 spoiled[j] = spoil
                 slope, explained, residual = _measures(n, sx, sxx, sy, syy, sxy, come, entered, flat, quiet)
-                if several:
-                    out[t, j] = slope + spoil
+                if has_rsquare:
                     rsquare_out[t, j] = explained + spoil
+                if has_all:
+                    out[t, j] = slope + spoil
                     resi_out[t, j] = residual + spoil
-                else:
-                    out[t, j] = pick(measure == SLOPE, slope, pick(measure == RSQUARE, explained, residual)) + spoil
+                elif has_others:
+                    out[t, j] = pick(is_slope, slope, residual) + spoil
                 lost = (not flat) & is_lost(n * syy - sy * sy, n * peak, KEEP)
                 lost_lanes[j] = pick(lost, 1.0, 0.0)
                 any_due |= lost
@@ -112,13 +112,13 @@ def _line(several: bool) -> Callable[..., None]:
                             same[j] >= n,
                             quiet,
                         )
-                        if several:
-                            out[t, j] = slope + spoiled[j]
+                        if has_rsquare:
                             rsquare_out[t, j] = explained + spoiled[j]
+                        if has_all:
+                            out[t, j] = slope + spoiled[j]
                             resi_out[t, j] = residual + spoiled[j]
-                        else:
-                            value = pick(measure == SLOPE, slope, pick(measure == RSQUARE, explained, residual))
-                            out[t, j] = value + spoiled[j]
+                        elif has_others:
+                            out[t, j] = pick(is_slope, slope, residual) + spoiled[j]
 
     return run
 
@@ -191,8 +191,9 @@ def _lane_line(x: Array, start: int, stop: int, j: int, count: float) -> tuple[f
     return anchor, total, squares, moment
 
 
-_one_measure = jit(_line(False))
-_all_measures = jit(_line(True))
+_slope_or_resi = jit(_line(False, True))
+_only_rsquare = jit(_line(True, False))
+_all_measures = jit(_line(True, True))
 
 
 @jit
@@ -259,10 +260,11 @@ def _weighted_mean(
 ) -> float:
     highest = pick(as_qlib, length, width)  # the weight of the newest row
     weighed = highest * n + sx  # the weights of the rows that have a value
-    value = pick(flat, last * weighed, highest * sy + sxy)
+    value: float = pick(flat, last * weighed, highest * sy + sxy)
     divisor = pick(as_qlib, 0.5 * length * (length + 1.0) * n, weighed)
     value = pick(flat & (not as_qlib), last, value / divisor)
-    return pick(n > 0.0, value, np.nan)
+    value = pick(n > 0.0, value, np.nan)
+    return value
 
 
 @jit
@@ -305,7 +307,7 @@ def _positions(windows: Array) -> Array:
 def _fitted(windows: Array) -> tuple[Array, Array, Array, Array]:
     """Return the slope of each window, the share it explains, its last residual and the sum of squares of y."""
     places, y = _positions(windows), distances(windows)
-    places = places - np.nanmean(places, axis=-1, keepdims=True)
+    places = places - average(places)[..., None]
     spread_x, spread_y = np.nansum(places**2, axis=-1), np.nansum(y**2, axis=-1)
     common = np.nansum(places * y, axis=-1)
     slope = common / spread_x
@@ -333,7 +335,8 @@ def _residual_of(windows: Array, length: Lanes) -> Array:
 def _qlib_weighted_of(windows: Array, length: Lanes) -> Array:
     newest = np.asarray(length, dtype=np.float64)
     weighted = np.nansum(windows * (newest[..., None] + _positions(windows)), axis=-1)
-    return weighted / (0.5 * newest * (newest + 1.0)) / np.isfinite(windows).sum(axis=-1)
+    mean: Array = weighted / (0.5 * newest * (newest + 1.0)) / np.isfinite(windows).sum(axis=-1)
+    return mean
 
 
 def _spoiled(fallback: Fallback) -> Fallback:
@@ -351,34 +354,35 @@ def _decay_linear_fallback(x: Array, window: int, first: Lanes) -> Array:
         weights = window + _positions(windows)
         lowest = np.fmin.reduce(windows, axis=-1)
         above = np.nansum(weights * (windows - lowest[..., None]), axis=-1)
-        return lowest + above / np.nansum(weights, axis=-1)
+        mean: Array = lowest + above / np.nansum(weights, axis=-1)
+        return mean
 
     return over_windows(measure)(x, window, first)
 
 
 def slope(x: Array, out: Array, window: int, first: Lanes) -> None:
     """Write the change a row of the least-squares line; NaN for fewer than two values, and after an infinite one."""
-    _one_measure(x, out, out, out, window, QUIET, SLOPE)
+    _slope_or_resi(x, out, out, out, window, QUIET, True)
 
 
 def rsquare(x: Array, out: Array, window: int, first: Lanes) -> None:
     """Write the share of the variance that the line explains; NaN where the deviation is at most 2e-5, as in Qlib."""
-    _one_measure(x, out, out, out, window, QUIET, RSQUARE)
+    _only_rsquare(x, out, out, out, window, QUIET, False)
 
 
 def expanding_rsquare(x: Array, out: Array, window: int, first: Lanes) -> None:
     """Write what Qlib makes of ``Rsquare(x, 0)``: it blanks only equal values, not those that differ little."""
-    _one_measure(x, out, out, out, window, 0.0, RSQUARE)
+    _only_rsquare(x, out, out, out, window, 0.0, False)
 
 
 def resi(x: Array, out: Array, window: int, first: Lanes) -> None:
     """Write the newest value minus the line there; NaN where it is missing, and after an infinite value."""
-    _one_measure(x, out, out, out, window, QUIET, RESI)
+    _slope_or_resi(x, out, out, out, window, QUIET, False)
 
 
 def line(x: Array, slope_out: Array, rsquare_out: Array, resi_out: Array, window: int, first: Lanes) -> None:
     """Write slope, explained share and residual of the window."""
-    _all_measures(x, slope_out, rsquare_out, resi_out, window, QUIET, SLOPE)
+    _all_measures(x, slope_out, rsquare_out, resi_out, window, QUIET, True)
 
 
 def wma(x: Array, out: Array, window: int, first: Lanes) -> None:

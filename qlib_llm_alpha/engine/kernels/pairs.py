@@ -118,8 +118,9 @@ def _correlation(
 
 @jit
 def _covariance(n: float, sx: float, sy: float, sxy: float, flat: bool) -> float:
-    value = pick(flat, 0.0, n * sxy - sx * sy) / (n * (n - 1.0))
-    return pick(n > 1.0, value, np.nan)
+    value: float = pick(flat, 0.0, n * sxy - sx * sy) / (n * (n - 1.0))
+    value = pick(n > 1.0, value, np.nan)
+    return value
 
 
 @jit

@@ -21,9 +21,18 @@ from qlib_llm_alpha.engine.kernels.registry import (
     jit,
     over_windows,
 )
-from qlib_llm_alpha.engine.kernels.sums import distances, is_lost, is_value, lane_anchor, pick, set_anchors, slide
+from qlib_llm_alpha.engine.kernels.sums import (
+    average,
+    distances,
+    is_lost,
+    is_value,
+    lane_anchor,
+    pick,
+    set_anchors,
+    slide,
+)
 
-KEEP: Final = 2.0**10
+KEEP: Final = 2.0**8
 """A sum of squares whose peak was more than this many times larger has lost too many digits of fourth powers."""
 
 
@@ -90,8 +99,9 @@ def _skewness(n: float, s1: float, s2: float, s3: float, flat: bool) -> float:
     mean, square = s1 / n, s2 / n
     variance = square - mean * mean
     third = s3 / n - mean * (square + 2.0 * variance)
-    value = third * np.sqrt(n * (n - 1.0) * variance) / ((n - 2.0) * variance * variance)
-    return pick(flat | (n < 3.0), np.nan, value)
+    value: float = third * np.sqrt(n * (n - 1.0) * variance) / ((n - 2.0) * variance * variance)
+    value = pick(flat | (n < 3.0), np.nan, value)
+    return value
 
 
 @jit
@@ -102,8 +112,9 @@ def _excess(n: float, s1: float, s2: float, s3: float, s4: float, flat: bool) ->
     variance = s2 * share - square
     third = s3 * share - mean * (square + 3.0 * variance)
     fourth = s4 * share - square * (square + 6.0 * variance) - 4.0 * third * mean
-    value = (n * n - 1.0) * fourth / (variance * variance) - 3.0 * (n - 1.0) * (n - 1.0)
-    return pick(flat | (n < 4.0), np.nan, value / ((n - 2.0) * (n - 3.0)))
+    value: float = (n * n - 1.0) * fourth / (variance * variance) - 3.0 * (n - 1.0) * (n - 1.0)
+    value = pick(flat | (n < 4.0), np.nan, value / ((n - 2.0) * (n - 3.0)))
+    return value
 
 
 @jit
@@ -159,8 +170,7 @@ _both = jit(_running(True, True))
 
 
 def _central(windows: Array, power: int) -> Array:
-    mean: Array = np.nanmean(distances(windows) ** power, axis=-1)
-    return mean
+    return average(distances(windows) ** power)
 
 
 def _skewness_of(windows: Array, length: Lanes) -> Array:

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.kernels.registry import (
     GROUPS,
@@ -125,7 +126,8 @@ def variance(count: float, total: float, squares: float, flat: bool) -> float:
     """Return the unbiased variance from sums about any anchor: 0 for equal values, NaN for fewer than two."""
     spread = count * squares - total * total
     spread = pick(flat | (spread < 0.0), 0.0, spread)
-    return pick(count > 1.0, spread / (count * (count - 1.0)), np.nan)
+    value: float = pick(count > 1.0, spread / (count * (count - 1.0)), np.nan)
+    return value
 
 
 def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
@@ -202,13 +204,15 @@ def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
 @jit
 def _level(count: float, total: float, last: float, flat: bool, is_mean: bool) -> float:
     value = pick(flat, pick(is_mean, last, last * count), pick(is_mean, total / count, total))
-    return pick(count > 0.0, value, np.nan)
+    value_or_nan: float = pick(count > 0.0, value, np.nan)
+    return value_or_nan
 
 
 @jit
 def _spread(count: float, total: float, squares: float, flat: bool, is_std: bool) -> float:
-    value = variance(count, total, squares, flat)
-    return pick(is_std, np.sqrt(value), value)
+    value: float = variance(count, total, squares, flat)
+    value = pick(is_std, np.sqrt(value), value)
+    return value
 
 
 @jit
@@ -267,41 +271,53 @@ def _lane_squares(x: Array, start: int, stop: int, j: int, count: float) -> tupl
     return anchor, total, squares
 
 
+def average(values: Array) -> Array:
+    """Return the mean over the last axis of what is not NaN; NaN, without a warning, where all is."""
+    mean: Array = np.nansum(values, axis=-1) / np.isfinite(values).sum(axis=-1)
+    return mean
+
+
 def distances(windows: Array) -> Array:
     """Return the values of each window minus their mean, exactly 0 where all are equal; NaN stays NaN."""
-    above: Array = windows - np.fmin.reduce(windows, axis=-1, keepdims=True)
-    return above - np.nanmean(above, axis=-1, keepdims=True)
+    above: Array = windows - np.fmin.reduce(windows, axis=-1)[..., None]
+    return above - average(above)[..., None]
 
 
 def _mean_of(windows: Array, length: Lanes) -> Array:
     lowest: Array = np.fmin.reduce(windows, axis=-1)
-    return np.where(_flat(windows), lowest, np.nanmean(windows, axis=-1))
+    return np.where(_flat(windows), lowest, average(windows))
 
 
 def _sum_of(windows: Array, length: Lanes) -> Array:
     lowest: Array = np.fmin.reduce(windows, axis=-1)
     count = np.isfinite(windows).sum(axis=-1)
-    return np.where(_flat(windows), lowest * count, np.nansum(windows, axis=-1))
+    total: Array = np.where(_flat(windows), lowest * count, np.nansum(windows, axis=-1))
+    return total
 
 
-def _flat(windows: Array) -> Array:
-    return np.fmin.reduce(windows, axis=-1) == np.fmax.reduce(windows, axis=-1)  # type: ignore[no-any-return]
+def _flat(windows: Array) -> NDArray[np.bool_]:
+    flat: NDArray[np.bool_] = np.fmin.reduce(windows, axis=-1) == np.fmax.reduce(windows, axis=-1)
+    return flat
 
 
 def _variance_of(windows: Array, length: Lanes) -> Array:
     count = np.isfinite(windows).sum(axis=-1)
     squares = np.nansum(distances(windows) ** 2, axis=-1)
-    return np.where(count > 1, squares / (count - 1), np.nan)
+    value: Array = np.where(count > 1, squares / (count - 1), np.nan)
+    return value
 
 
 def _deviation_of(windows: Array, length: Lanes) -> Array:
-    return np.sqrt(_variance_of(windows, length))
+    deviation: Array = np.sqrt(_variance_of(windows, length))
+    return deviation
 
 
 def _counted(x: Array, window: int, first: Lanes) -> Array:
     rows = np.arange(len(x))[:, None]
     upto = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(~np.isnan(x), axis=0)])
-    return np.where(rows >= first, upto[1:] - upto[np.maximum(rows[:, 0] - window + 1, 0)], np.nan)
+    inside = upto[1:] - upto[np.maximum(rows[:, 0] - window + 1, 0)]
+    counted: Array = np.where(rows >= first, inside, np.nan)
+    return counted
 
 
 _only_level = jit(_running(True, False))
