@@ -18,7 +18,7 @@ LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 INFER_PROCESSORS = ({"class": "DailyInf", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}},)
 LEARN_PROCESSORS = (
     {"class": "DropnaLabel"},
-    {"class": "CSZScoreNorm", "kwargs": {"fields_group": "label"}},
+    {"class": "DailyZScore", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}},
 )
 
 

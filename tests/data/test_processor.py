@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from qlib.data.dataset.processor import CSZScoreNorm
 
-from qlib_llm_alpha.data.processor import DailyInf
+from qlib_llm_alpha.data.processor import DailyInf, DailyZScore
 
 
 def frame_of(values: list[list[float]], group: str = "feature") -> pd.DataFrame:
@@ -46,3 +47,28 @@ def test_rows_in_any_order_give_the_same() -> None:
 def test_prediction_is_treated_as_training_is() -> None:
     assert DailyInf().is_for_infer()
     assert not DailyInf().readonly()
+
+
+def test_the_daily_zscore_is_qlibs_up_to_rounding() -> None:
+    rng = np.random.default_rng(3)
+    values = rng.normal(0, 0.02, (30, 4))
+    values[3, 1] = values[7] = NAN
+    values[9, :3] = NAN
+    frame = frame_of(values.tolist(), "label").astype(np.float32)
+    expected = CSZScoreNorm(fields_group="label")(frame.copy())
+    found = DailyZScore()(frame.copy())
+    assert found.dtypes.tolist() == [np.dtype(np.float32)]
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_daily_zscore_of_a_day_is_its_own_in_any_order_of_rows() -> None:
+    frame = frame_of([[1, 2, 3, 4], [10, 30, 20, NAN]], "label")
+    found = DailyZScore()(frame.sample(frac=1.0, random_state=1)).sort_index().to_numpy().reshape(2, 4)
+    deviation = np.sqrt(5 / 3)
+    np.testing.assert_allclose(found[0], np.array([-1.5, -0.5, 0.5, 1.5]) / deviation)
+    np.testing.assert_allclose(found[1], [-1, 1, 0, NAN])
+
+
+def test_the_daily_zscore_leaves_other_groups_alone() -> None:
+    frame = frame_of([[1, 2, 3, 4]])
+    pd.testing.assert_frame_equal(DailyZScore()(frame.copy()), frame)
