@@ -326,6 +326,7 @@ class _Tiles(_Sink):
         return self.everywhere if dead is None else dead
 
     def take(self, node: Node, positions: list[int], tile: int, value: Tile) -> None:
+        value = _floating(value)
         for position in positions:
             arithmetic.store(value, self.dead(position, tile), self.out[position, tile])
 
@@ -344,6 +345,7 @@ class _Long(_Tiles):
 
     def take(self, node: Node, positions: list[int], tile: int, value: Tile) -> None:
         cells = slice(*self.cells.starts[tile : tile + 2])
+        value = _floating(value)
         for position in positions:
             dead = self.dead(position, tile)
             gather(value, dead, self.cells.rows[cells], self.cells.lanes[cells], self.out[position, cells])
@@ -484,11 +486,22 @@ class _TileRun:
     def _chosen(self, condition: Any, left: Any, right: Any) -> Tile:
         if not isinstance(condition, np.ndarray):
             raise TypeError(f"the condition is {condition!r}")
+        holds = condition if condition.dtype == np.bool_ else condition.astype(np.bool_)
         corner = [one[:1] if isinstance(one, np.ndarray) else one for one in (left, right)]
-        out = self.buffers.get(np.where(condition[:1], *corner).dtype)
-        np.copyto(out, right)
-        np.copyto(out, left, where=condition if condition.dtype == np.bool_ else condition.astype(np.bool_))
+        kind = np.where(holds[:1], *corner).dtype
+        if kind.kind != "f":
+            return np.where(holds, left, right)
+        out = self.buffers.get(kind)
+        arithmetic.choose(holds, self._filled(left, kind), self._filled(right, kind), out)
         return out
+
+    def _filled(self, value: Any, kind: np.dtype[Any]) -> Tile:
+        """Return an array or a number as a tile of a type."""
+        if isinstance(value, np.ndarray) and value.dtype == kind:
+            return value
+        tile: Tile = np.empty((len(self.work.panel.days), LANES), dtype=kind)
+        tile[...] = value
+        return tile
 
     def _existing(self, node: Node) -> tuple[Tile, bool]:
         """Return the input of a kernel, floating and NaN before its first row, and whether it is a copy of ours."""
@@ -585,6 +598,11 @@ class _TileRun:
         if copied:
             self.buffers.put(value)
         return out
+
+
+def _floating(value: Tile) -> Tile:
+    """Return whole numbers, which ``If`` makes of two of them, as floats: nothing is compiled for them."""
+    return value if value.dtype.kind in "fb" else value.astype(np.float64)
 
 
 def _as_executed(formula: Expression | Tree) -> Tree:

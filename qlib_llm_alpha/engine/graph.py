@@ -29,6 +29,7 @@ ELEMENTWISE: Final[dict[str, np.ufunc]] = {
     "Abs": np.absolute,
     "Log": np.log,
     "Not": np.invert,
+    "Exp": np.exp,
     "Tanh": np.tanh,
     "Add": np.add,
     "Sub": np.subtract,
@@ -202,7 +203,8 @@ class Graph:
         shift = self._number(tree.args[1], tree)
         if type(shift) is not int:
             raise _bad_window(tree, shift, "a whole number of bars")
-        return self._node(tree.op, (series,), (shift,))
+        # The first bar of all stands on every row, also before it.
+        return self._node(tree.op, (series,), (shift,), clean=not (tree.op == "Ref" and shift == 0))
 
     def _across(self, tree: Call) -> Node:
         args = [self._enter(argument) for argument in tree.args]

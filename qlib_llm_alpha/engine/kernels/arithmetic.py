@@ -113,6 +113,21 @@ def blanked(x: Tile, dead: Dead, out: Tile) -> None:
         out[dead] = np.nan
 
 
+def choose(condition: NDArray[np.bool_], left: Tile, right: Tile, out: Tile) -> None:
+    """Write ``left`` where the condition holds and ``right`` where it does not.
+
+    Parameters
+    ----------
+    condition : array, (T, LANES) bool
+    left, right, out : array, (T, LANES)
+        All float32 or all float64; ``out`` may be ``left`` or ``right`` itself.
+    """
+    if HAVE_NUMBA:
+        _choose(condition, left, right, out)
+    else:
+        np.copyto(out, np.where(condition, left, right))
+
+
 # The compiled functions see tiles as one long row (C-contiguous, or numba refuses them): one loop to compile, nothing
 # to ask between rows. One function holds all operations: a quarter of the functions to compile. (Handing the operation
 # in as a function would keep numba from finding its machine code on disk.)
@@ -165,3 +180,10 @@ def _combine_store(code: int, a: Tile, b: Tile, dead: Dead, out: NDArray[np.floa
         for i in range(target.size):
             value = np.float32(left[i] / right[i])
             target[i] = missing if gone[i] else value
+
+
+@jit
+def _choose(condition: NDArray[np.bool_], left: Tile, right: Tile, out: Tile) -> None:
+    condition, left, right, out = condition.reshape(-1), left.reshape(-1), right.reshape(-1), out.reshape(-1)
+    for i in range(out.size):
+        out[i] = left[i] if condition[i] else right[i]
