@@ -460,7 +460,8 @@ class _TileRun:
                 return self._chosen(*args)
             if node.op == "Sign":
                 value = args[0] if args[0].dtype == np.float32 else args[0].astype(np.float32)
-                return np.sign(value, out=self.buffers.get(np.float32))
+                sign: Tile = np.sign(value, out=self.buffers.get(np.float32))
+                return sign
             if node.op == "Power":
                 # The operator, not the function: numpy squares and roots where the exponent says so, as in Qlib.
                 return np.asarray(operator.pow(*args))
@@ -490,7 +491,8 @@ class _TileRun:
         corner = [one[:1] if isinstance(one, np.ndarray) else one for one in (left, right)]
         kind = np.where(holds[:1], *corner).dtype
         if kind.kind != "f":
-            return np.where(holds, left, right)
+            whole: Tile = np.where(holds, left, right)
+            return whole
         out = self.buffers.get(kind)
         arithmetic.choose(holds, self._filled(left, kind), self._filled(right, kind), out)
         return out

@@ -135,6 +135,7 @@ class Graph:
             )
         if self.foreign(tree) or (tree.op in ("P", "PRef")):
             return self._column(to_text(tree))
+        _check_arity(tree)
         if tree.op in _ANOTHER_INSTRUMENT:
             return self._other(tree)
         if tree.op in KERNELS and tree.op != "Ewm":
@@ -181,30 +182,26 @@ class Graph:
     def _windowed(self, tree: Call) -> Node:
         kernel = KERNELS[tree.op]
         series = [self._series(argument, tree) for argument in tree.args[: kernel.inputs]]
-        numbers = [self._number(argument, tree) for argument in tree.args[kernel.inputs :]]
-        if not numbers:
-            raise ExpressionError("arity", f"{to_text(tree):.120}: expected a window; write {tree.op}(x, N)")
-        window, *rest = numbers
+        window, *rest = [self._number(argument, tree) for argument in tree.args[kernel.inputs :]]
         if tree.op in _FRACTION_IS_DECAY and isinstance(window, float) and 0 < window < 1:
             return self._node("Ewm", tuple(series), (0, window))
         if tree.op == "EMA":
-            if window == 0:
-                return self._node("ExpandingEMA", tuple(series), (0,))
-            if window < 1:
+            if 0 < window < 1 or window < 0:
                 raise _bad_window(tree, window, "at least 1, 0 for all bars, or a weight between 0 and 1")
-            return self._node("EMA", tuple(series), (window,))
+            return self._node("ExpandingEMA" if window == 0 else "EMA", tuple(series), (window,))
         if type(window) is not int or window < 0 or 0 < window < _SMALLEST_WINDOW.get(tree.op, 1):
             smallest = _SMALLEST_WINDOW.get(tree.op, 1)
             raise _bad_window(tree, window, f"a whole number of bars, at least {smallest}, or 0 for all bars")
-        return self._node(tree.op, tuple(series), (window, *rest), clean=tree.op != "Count")
+        op = f"Expanding{tree.op}" if window == 0 and f"Expanding{tree.op}" in KERNELS else tree.op
+        return self._node(op, tuple(series), (window, *rest), clean=tree.op != "Count")
 
     def _shifted(self, tree: Call) -> Node:
         series = self._series(tree.args[0], tree)
         shift = self._number(tree.args[1], tree)
         if type(shift) is not int:
             raise _bad_window(tree, shift, "a whole number of bars")
-        # The first bar of all stands on every row, also before it.
-        return self._node(tree.op, (series,), (shift,), clean=not (tree.op == "Ref" and shift == 0))
+        # The first bar of all, and bars to come, also stand on rows before the first one.
+        return self._node(tree.op, (series,), (shift,), clean=tree.op == "Delta" or shift > 0)
 
     def _across(self, tree: Call) -> Node:
         args = [self._enter(argument) for argument in tree.args]
@@ -215,11 +212,6 @@ class Graph:
 
     def _elementwise(self, tree: Call) -> Node | Scalar:
         args = tuple(self._enter(argument) for argument in tree.args)
-        expected = 3 if tree.op == "If" else 1 if tree.op == "Sign" else 2
-        if tree.op in ELEMENTWISE:
-            expected = ELEMENTWISE[tree.op].nin
-        if len(args) != expected:
-            raise ExpressionError("arity", f"{to_text(tree):.120}: {len(args)} arguments; expected {expected}")
         if not any(isinstance(argument, Node) for argument in args):
             return _folded(tree, args)
         return self._node(tree.op, args, (), _is_clean(tree.op, args))
@@ -252,6 +244,16 @@ def below(roots: list[Node], stop: Callable[[Node], bool] = lambda node: False) 
             if not stop(node):
                 stack.extend(node.children)
     return [found[place] for place in sorted(found)]
+
+
+def _check_arity(tree: Call) -> None:
+    # Qlib's own operators that the language leaves out, WMA and Mask, take two arguments.
+    signature = OPERATORS[tree.op].signature if tree.op in OPERATORS else f"{tree.op}(x, N)"
+    expected = len(OPERATORS[tree.op].arguments) if tree.op in OPERATORS else 2
+    if len(tree.args) != expected:
+        raise ExpressionError(
+            "arity", f"{to_text(tree):.120}: {len(tree.args)} arguments; expected {expected}: {signature}"
+        )
 
 
 def _place(value: object) -> tuple[str, str]:
