@@ -41,6 +41,12 @@ _ELEMENTWISE: Final = (
     "Ref($close>$open,-1)",
     "Ref(Mean($close,5),-1)",
     "$close>$open",
+    "If($close>$open,$close,$open)",
+    "If($close>$open,Mean($close,5),Std($close,5))",
+    "If($close>$open,$close,Mean($close,5))",
+    "If($close>$open,1,$volume)",
+    "-1*($close>$open)",
+    "($close>$open)**($high>$low)",
     "$close",
     "Mean($close,5)",
     "Mean(Less($close,1),5)",
@@ -97,9 +103,12 @@ def _steps() -> Iterator[Callable[[], Any]]:
     panel = _panel()
     for text in _ELEMENTWISE:
         yield partial(_both_ways, text, panel)
+    everybody = _panel(members=False)
     for name in ACROSS:
-        for inner in ("$close", "Mean($close,5)"):
-            yield partial(evaluate, [read(_cross_section(name, inner), Limits())], panel, threads=1)
+        for inner, other in (("$close", "$open"), ("Mean($close,5)", "$open"), ("$close", "Mean($open,5)")):
+            tree = read(_cross_section(name, inner, other), Limits())
+            yield partial(evaluate, [tree], panel, threads=1)
+            yield partial(evaluate, [tree], everybody, threads=1)
     yield partial(_score, panel)
 
 
@@ -110,15 +119,16 @@ def _numbers(run: Any, inputs: int) -> list[float]:
     return [0.5] * (len(names) - names.index("first") - 1)
 
 
-def _panel() -> TiledPanel:
+def _panel(*, members: bool = True) -> TiledPanel:
     days = np.arange(_DAYS).astype("datetime64[D]")
     codes = [f"SH{600000 + number}" for number in range(_INSTRUMENTS)]
     rng = np.random.default_rng(0)
-    names = ("$close", "$open", "$volume")
+    names = ("$close", "$open", "$high", "$low", "$volume")
     values = {name: np.exp(rng.normal(size=(_DAYS, _INSTRUMENTS))) for name in names}
     values["$industry"] = np.broadcast_to(np.arange(_INSTRUMENTS) % 3, (_DAYS, _INSTRUMENTS)).astype(np.float64)
     spans = {code: (number % 7, _DAYS - number % 5) for number, code in enumerate(codes)}
-    return TiledPanel.from_arrays(days, codes, values, spans=spans, member=np.ones((_DAYS, _INSTRUMENTS), np.bool_))
+    member = np.ones((_DAYS, _INSTRUMENTS), dtype=np.bool_) if members else None
+    return TiledPanel.from_arrays(days, codes, values, spans=spans, member=member)
 
 
 def _both_ways(text: str, panel: TiledPanel) -> None:
@@ -128,9 +138,9 @@ def _both_ways(text: str, panel: TiledPanel) -> None:
     batch.write_cells(cells, np.empty((1, len(cells)), dtype=np.float32))
 
 
-def _cross_section(name: str, inner: str) -> str:
+def _cross_section(name: str, inner: str, other: str) -> str:
     one = ACROSS[name]
-    others = "" if one.inputs == 1 else ",$industry" if "Group" in name or "Neutral" in name else ",$open"
+    others = "" if one.inputs == 1 else ",$industry" if "Group" in name or "Neutral" in name else f",{other}"
     numbers = "".join(f",{4 if number.whole else 0.1}" for number in one.parameters)
     return f"{name}({inner}{others}{numbers})"
 
