@@ -10,6 +10,9 @@ When days were appended and the old rows are as they were, only new rows are com
 That part begins early enough for the result to have the bits of a computation over the whole history; where this cannot
 be said of an operator (exponential means, expanding windows), the whole history is computed.
 
+Reading a tile takes about 0.1 ms for ten years of days, writing one about 1 ms. Cheap formulas are computed as fast as
+they are read: the cache is for dear ones, and for columns that somebody else evaluates.
+
 What is stored is every value from the first bar on (``warmup="qlib"``); a strict warm-up is blanked where it is asked
 for.
 """
@@ -361,7 +364,7 @@ class _CachedCall:
         # The universe stands in the key by its first day only, so that appended days find the file. Whether the whole
         # of it is as it was is for the digests to say.
         question = [
-            _engine(),
+            _ENGINE,
             WINDOW_RULE,
             one.text,
             str(self.panel.days[0]),
@@ -533,7 +536,6 @@ def _lookback(formula: Expression | Tree) -> int:
     return formula.lookback
 
 
-@functools.cache
 def _engine() -> str:
     """Return what the bits of a result depend on beside formula and data: our code, and the libraries that run it."""
     package = Path(qlib_llm_alpha.__file__).parent
@@ -578,3 +580,7 @@ def _decoded(content: bytes, key: str) -> Entry:
         raise ValueError("its values are not those that were stored")
     digests = tuple((str(code), str(name), str(digest)) for code, name, digest in header["digests"])
     return Entry(digests, np.frombuffer(body, dtype=np.float32).reshape(tiles, rows, LANES))
+
+
+# When it is imported: what counts is the code that was loaded, not what stands on disk after an edit or an upgrade.
+_ENGINE: Final = _engine()

@@ -362,7 +362,7 @@ def _answers_of_dask(
         if future.status == "finished":
             yield _unpacked(future.result())
         else:
-            yield futures[future], None, f"Dask gave it up: {future.exception()!r}"
+            yield futures[future], None, f"Dask gave it up: {future.exception()!s:.300}"
 
 
 def _attempt(

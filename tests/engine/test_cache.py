@@ -424,7 +424,7 @@ def test_another_engine_is_another_question(tmp_path: Path, monkeypatch: pytest.
     made = market()
     ask = Checked(tmp_path, expressions(TEXTS[0]))
     ask(lambda: made.panel(ROWS))
-    monkeypatch.setattr(cache_module, "_engine", lambda: "a later version")
+    monkeypatch.setattr(cache_module, "_ENGINE", "a later version")
     assert ask(lambda: made.panel(ROWS)) == CacheReport(computed=3)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from qlib_llm_alpha.engine.cache import CacheReport, ColumnCache, evaluate_and_report
 from qlib_llm_alpha.engine.distribute import Result, fill_cache, run_chunks, screen_chunks
+from qlib_llm_alpha.engine.evaluate import evaluate
 from qlib_llm_alpha.engine.funnel import prepare_label, screen
 from qlib_llm_alpha.engine.panel_store import open_saved_panel, save_panel
 from qlib_llm_alpha.engine.tiles import TiledPanel
@@ -223,3 +224,14 @@ def test_workers_fill_one_cache_from_which_everybody_reads(tmp_path: Path) -> No
     assert [result.value for result in results] == [CacheReport(computed=10), CacheReport(computed=8)]
     _, report = evaluate_and_report(formulas, open_saved_panel(folder), ColumnCache(tmp_path / "cache"))
     assert report == CacheReport(read=18)
+
+
+def test_two_processes_that_compute_the_same_columns_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
+    panel, folder = small_panel(tmp_path)
+    formulas = [parse(text) for text in CANDIDATES]
+    results = fill_cache(formulas * 4, folder, tmp_path / "cache", chunk=len(formulas), workers=2)
+    assert not any(result.failed for result in results)
+    found, report = evaluate_and_report(formulas, open_saved_panel(folder), ColumnCache(tmp_path / "cache"))
+    assert report == CacheReport(read=18)
+    np.testing.assert_array_equal(found.values, evaluate(formulas, panel).values)
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
