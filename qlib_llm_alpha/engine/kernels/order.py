@@ -173,12 +173,13 @@ def mean_deviation(x: Tile, out: Array, window: int, first: Lanes) -> None:
     ends[:] = 0.0
     state = scratch(6, out)  # sum and number in this block; equal values in a row, which; mean, sum above it
     state[:] = 0.0
+    place = -1
     for t in range(rows):
-        place = t % window
-        if place == 0:
+        place += 1
+        if place == window:
+            place = 0
             state[: 2 * LANES] = 0.0
-            if t > 0:
-                _sum_ends(values[(t - window) * LANES :], ends, window)
+            _sum_ends(values[(t - window) * LANES :], ends, window)
         arriving = values[t * LANES :]
         end = ends[2 * (place + 1) * LANES :]
         for j in range(LANES):
@@ -187,7 +188,7 @@ def mean_deviation(x: Tile, out: Array, window: int, first: Lanes) -> None:
             finite = value == value
             total += value if finite else 0.0
             count += 1.0 if finite else 0.0
-            again = equal + 1.0 if value == last else 1.0
+            again = (equal if value == last else 0.0) + 1.0
             equal = again if finite else equal
             last = value if finite else last
             state[j] = total
@@ -217,6 +218,7 @@ def entropy(x: Tile, out: Array, window: int, first: Lanes) -> None:
     window = min(window, rows)
     values = _finite(x, out)
     state = scratch(3, out)  # smallest, largest, number
+    rest = scratch(8, out)
     edges = scratch(2 * BINS, out)  # lower edge of a bin, number of values that reach it; for every bin
     weight = np.empty(window + 2)
     weight[0] = 0.0
@@ -227,14 +229,18 @@ def entropy(x: Tile, out: Array, window: int, first: Lanes) -> None:
         state[LANES : 2 * LANES] = -np.inf
         state[2 * LANES :] = 0.0
         oldest = max(t - window + 1, 0)
-        _spread(values[oldest * LANES :], state, t + 1 - oldest)
+        whole = (t + 1 - oldest) // 8
+        _copy_rest(values[(oldest + 8 * whole) * LANES :], rest, t + 1 - oldest - 8 * whole)
+        _spread(values[oldest * LANES :], state, whole)
+        _spread(rest, state, 1)
         for number in range(1, BINS):
             edge = edges[2 * number * LANES :]
             for j in range(LANES):
                 low, high = state[j], state[j + LANES]
                 edge[j] = low + (high - low) * (number / BINS)
                 edge[j + LANES] = 0.0
-            _reach(values[oldest * LANES :], edge, t + 1 - oldest)
+            _reach(values[oldest * LANES :], edge, whole)
+            _reach(rest, edge, 1)
         for j in range(LANES):
             count = state[j + 2 * LANES]
             if count < 2.0:
@@ -288,18 +294,15 @@ def _admit(x: Tile, t: int, window: int, room: Tile, base: int, state: Tile) -> 
     """Take row ``t`` into the ordered windows and the row that leaves out of them; return where they now begin."""
     real = x.dtype.type
     top, zero, one = real(np.inf), real(0), real(1)
+    leaves = max(t - window, 0)
+    shade = zero if t >= window else real(np.nan)  # while the window fills, nothing leaves: read as missing
     for j in range(LANES):
-        value, count = x[t, j], state[j + 2 * LANES]
-        finite = value - value == 0
+        value, old, count = x[t, j], x[leaves, j] + shade, state[j + 2 * LANES]
+        arrived, left = value - value == 0, old - old == 0
         value = value + zero  # -0.0 becomes 0.0: equal values must be alike, for any of them may be taken out
-        state[j + LANES] = value if finite else top
-        state[j + 2 * LANES] = count + (one if finite else zero)
-    if t >= window:
-        for j in range(LANES):
-            value, count = x[t - window, j], state[j + 2 * LANES]
-            finite = value - value == 0
-            state[j] = value if finite else top
-            state[j + 2 * LANES] = count - (one if finite else zero)
+        state[j] = old if left else top
+        state[j + LANES] = value if arrived else top
+        state[j + 2 * LANES] = count + (one if arrived else zero) - (one if left else zero)
     used = min(t + 1, window) + 1
     if base == 0:
         base = _DESCENT
@@ -346,16 +349,16 @@ def _pick_level(ordered: Tile, state: Tile, full: int, level: float, out: Array,
         low, high = np.float64(line[j]), np.float64(line[j + LANES])
         between = low + (high - low) * share
         out[t, j] = between if share > 0.0 else low
+    counts, complete = state[2 * LANES :], state.dtype.type(full)
     for j in range(LANES):
-        count = int(state[j + 2 * LANES])
-        if count == 0:
-            out[t, j] = np.nan
-        elif count < full:
-            place = max(0.0, min(level, 1.0)) * (count - 1)
+        if counts[j] < complete:
+            count = int(counts[j])
+            place = max(0.0, min(level, 1.0)) * max(count - 1, 0)
             whole = int(place)
             share = place - whole
             low, high = np.float64(ordered[whole * LANES + j]), np.float64(ordered[(whole + 1) * LANES + j])
-            out[t, j] = low + (high - low) * share if share > 0.0 else low
+            between = low + (high - low) * share if share > 0.0 else low
+            out[t, j] = between if count > 0 else np.nan
 
 
 @jit
@@ -364,13 +367,13 @@ def _pick_middle(ordered: Tile, state: Tile, full: int, out: Array, t: int) -> N
     for j in range(LANES):
         low, high = np.float64(below[j]), np.float64(above[j])
         out[t, j] = (low + high) * 0.5
+    counts, complete = state[2 * LANES :], state.dtype.type(full)
     for j in range(LANES):
-        count = int(state[j + 2 * LANES])
-        if count == 0:
-            out[t, j] = np.nan
-        elif count < full:
-            low, high = np.float64(ordered[(count - 1) // 2 * LANES + j]), np.float64(ordered[count // 2 * LANES + j])
-            out[t, j] = (low + high) * 0.5
+        if counts[j] < complete:
+            count = int(counts[j])
+            low = np.float64(ordered[max(count - 1, 0) // 2 * LANES + j])
+            high = np.float64(ordered[count // 2 * LANES + j])
+            out[t, j] = (low + high) * 0.5 if count > 0 else np.nan
 
 
 @jit
@@ -416,22 +419,27 @@ def _sum_ends(block: Array, ends: Array, window: int) -> None:
 
 
 @jit
+def _copy_rest(values: Array, rest: Array, rows: int) -> None:
+    """Copy the rows that do not fill another eight and add missing values, for loops that know eight rows only."""
+    for place in range(rows * LANES):
+        rest[place] = values[place]
+    for place in range(rows * LANES, 8 * LANES):
+        rest[place] = np.nan
+
+
+@jit
 def _exceed(values: Array, state: Array, rows: int) -> None:
     """Sum how far the values of ``rows`` rows lie above the mean, those that do."""
-    blocks = rows // 8 * 8 * LANES
-    for start in range(0, blocks, 8 * LANES):
+    blocks = rows // 4 * 4 * LANES
+    for start in range(0, blocks, 4 * LANES):
         line = values[start:]
         for j in range(LANES):
             mean, total = state[j], state[j + LANES]
-            a, b, c, d = line[j], line[j + LANES], line[j + 2 * LANES], line[j + 3 * LANES]
-            e, f, g, h = line[j + 4 * LANES], line[j + 5 * LANES], line[j + 6 * LANES], line[j + 7 * LANES]
-            a, b, c, d = a - mean, b - mean, c - mean, d - mean
-            e, f, g, h = e - mean, f - mean, g - mean, h - mean
+            a, b, c, d = line[j] - mean, line[j + LANES] - mean, line[j + 2 * LANES] - mean, line[j + 3 * LANES] - mean
             above = (a if a > 0.0 else 0.0) + (b if b > 0.0 else 0.0)
             above += (c if c > 0.0 else 0.0) + (d if d > 0.0 else 0.0)
-            above += (e if e > 0.0 else 0.0) + (f if f > 0.0 else 0.0)
-            above += (g if g > 0.0 else 0.0) + (h if h > 0.0 else 0.0)
             state[j + LANES] = total + above
+
     for start in range(blocks, rows * LANES, LANES):
         line = values[start:]
         for j in range(LANES):
@@ -440,22 +448,43 @@ def _exceed(values: Array, state: Array, rows: int) -> None:
 
 
 @jit
-def _spread(values: Array, state: Array, rows: int) -> None:
-    """Find smallest, largest and number of the values of ``rows`` rows."""
-    for start in range(0, rows * LANES, LANES):
+def _spread(values: Array, state: Array, eights: int) -> None:
+    """Find the smallest, the largest and the number of the values."""
+    for start in range(0, eights * 8 * LANES, 8 * LANES):
         line = values[start:]
         for j in range(LANES):
-            low, high, count, a = state[j], state[j + LANES], state[j + 2 * LANES], line[j]
-            state[j] = a if a < low else low
-            state[j + LANES] = a if a > high else high
-            state[j + 2 * LANES] = count + (1.0 if a == a else 0.0)
+            low, high, count = state[j], state[j + LANES], state[j + 2 * LANES]
+            a, b, c, d = line[j], line[j + LANES], line[j + 2 * LANES], line[j + 3 * LANES]
+            e, f, g, h = line[j + 4 * LANES], line[j + 5 * LANES], line[j + 6 * LANES], line[j + 7 * LANES]
+            count += (1.0 if a == a else 0.0) + (1.0 if b == b else 0.0)
+            count += (1.0 if c == c else 0.0) + (1.0 if d == d else 0.0)
+            count += (1.0 if e == e else 0.0) + (1.0 if f == f else 0.0)
+            count += (1.0 if g == g else 0.0) + (1.0 if h == h else 0.0)
+            low = a if a < low else low
+            low = b if b < low else low
+            low = c if c < low else low
+            low = d if d < low else low
+            low = e if e < low else low
+            low = f if f < low else low
+            low = g if g < low else low
+            low = h if h < low else low
+            high = a if a > high else high
+            high = b if b > high else high
+            high = c if c > high else high
+            high = d if d > high else high
+            high = e if e > high else high
+            high = f if f > high else high
+            high = g if g > high else high
+            high = h if h > high else high
+            state[j] = low
+            state[j + LANES] = high
+            state[j + 2 * LANES] = count
 
 
 @jit
-def _reach(values: Array, state: Array, rows: int) -> None:
-    """Count the values of ``rows`` rows that are not below an edge."""
-    blocks = rows // 8 * 8 * LANES
-    for start in range(0, blocks, 8 * LANES):
+def _reach(values: Array, state: Array, eights: int) -> None:
+    """Count the values that are not below an edge."""
+    for start in range(0, eights * 8 * LANES, 8 * LANES):
         line = values[start:]
         for j in range(LANES):
             low, count = state[j], state[j + LANES]
@@ -466,8 +495,3 @@ def _reach(values: Array, state: Array, rows: int) -> None:
             more += (1.0 if e >= low else 0.0) + (1.0 if f >= low else 0.0)
             more += (1.0 if g >= low else 0.0) + (1.0 if h >= low else 0.0)
             state[j + LANES] = count + more
-    for start in range(blocks, rows * LANES, LANES):
-        line = values[start:]
-        for j in range(LANES):
-            low, count, a = state[j], state[j + LANES], line[j]
-            state[j + LANES] = count + (1.0 if a >= low else 0.0)
