@@ -53,7 +53,8 @@ NATIVE: Final = frozenset(name for name in ELEMENTWISE if name in OPERATORS and 
 
 COMPARISONS: Final = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne"})
 _NOT_NAN: Final = COMPARISONS | {"And", "Or", "Not"}
-_EXCHANGEABLE: Final = frozenset({"Add", "Mul", "Greater", "Less", "And", "Or", "Eq", "Ne"})
+# Not Greater and Less: of 0.0 and -0.0 numpy returns the second.
+_EXCHANGEABLE: Final = frozenset({"Add", "Mul", "And", "Or", "Eq", "Ne"})
 _FOLDED: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "Add": operator.add,
     "Sub": operator.sub,
