@@ -39,13 +39,13 @@ import numpy as np
 
 import qlib_llm_alpha
 from qlib_llm_alpha.engine.across import ACROSS
-from qlib_llm_alpha.engine.evaluate import Columns, Warmup, evaluate
-from qlib_llm_alpha.engine.graph import NATIVE, Graph, Node, below
+from qlib_llm_alpha.engine.evaluate import Columns, Warmup, as_executed, evaluate, lookback_of, warmed
+from qlib_llm_alpha.engine.graph import Graph, Node, below
 from qlib_llm_alpha.engine.kernels.registry import HAVE_NUMBA, KERNELS, LANES
 from qlib_llm_alpha.engine.tiles import Column, Series, Spans, TiledPanel, Values
 from qlib_llm_alpha.errors import PanelError
 from qlib_llm_alpha.factor.expression import Expression
-from qlib_llm_alpha.factor.printing import lower, to_text
+from qlib_llm_alpha.factor.printing import to_text
 from qlib_llm_alpha.factor.tree import Call
 from qlib_llm_alpha.factor.tree import Node as Tree
 
@@ -231,7 +231,7 @@ def evaluate_and_report(
     out: Values | None = None,
 ) -> tuple[Columns, CacheReport]:
     """Return the same as :func:`cached_evaluate`, and how much of it came from where."""
-    lookbacks = [_lookback(formula) if warmup == "strict" else 0 for formula in formulas]
+    lookbacks = [lookback_of(formula) if warmup == "strict" else 0 for formula in formulas]
     graph = Graph(foreign)
     asked = [_Asked.of(formula, graph) for formula in formulas]
     shape = (len(formulas), panel.tile_count, len(panel.days), LANES)
@@ -278,7 +278,7 @@ class _Asked:
 
     @classmethod
     def of(cls, formula: Expression | Tree, graph: Graph) -> _Asked:
-        tree = lower(formula.root, NATIVE) if isinstance(formula, Expression) else formula
+        tree = as_executed(formula)
         root = graph.add(tree)
         is_across = any(node.op in ACROSS for node in below([root]))
         return cls(tree, root, to_text(tree), tuple(sorted(_reads(root))), is_across, _memory(root))
@@ -521,19 +521,11 @@ def _spans(node: Node, panel: TiledPanel) -> Spans:
 def _blank_warmup(values: Values, spans: Spans, lookback: int) -> None:
     if not lookback:
         return
-    warm = Spans(np.minimum(spans.first + lookback, spans.stop), spans.stop, spans.rows)
+    warm = warmed(spans, lookback)
     for tile, column in enumerate(values):
         dead = warm.dead(tile)
         if dead is not None:
             column[dead] = np.nan
-
-
-def _lookback(formula: Expression | Tree) -> int:
-    if not isinstance(formula, Expression):
-        raise PanelError(
-            f"{formula!r:.80} is a bare tree; a strict warm-up needs an Expression, which knows its look-back"
-        )
-    return formula.lookback
 
 
 def _engine() -> str:

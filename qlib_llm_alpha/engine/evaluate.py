@@ -14,6 +14,7 @@ float32.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import os
@@ -115,7 +116,7 @@ def evaluate(
         out = np.empty(shape, dtype=np.float32)
     elif out.shape != shape or out.dtype != np.float32:
         raise PanelError(f"out has shape {out.shape} and type {out.dtype}; expected {shape} float32; allocate that")
-    trees = [_as_executed(formula) for formula in formulas]
+    trees = [as_executed(formula) for formula in formulas]
     parts = []
     for first, last, part in _blocks(trees, panel, foreign, panel.memory_limit if budget is None else budget):
         batch = Batch(formulas, part, threads=threads, foreign=foreign)
@@ -176,7 +177,7 @@ class Batch:
         announce_first_compilation()
         graph = Graph(foreign)
         self.formulas = formulas
-        self._roots = [graph.add(_as_executed(formula)) for formula in formulas]
+        self._roots = [graph.add(as_executed(formula)) for formula in formulas]
         self._work = _Work(graph, panel, _processors() if threads is None else threads)
         for cut in _cuts(self._roots):
             self._work.compute_cut(cut)
@@ -194,7 +195,7 @@ class Batch:
         if warmup == "qlib":
             return self.spans
         pairs = zip(self.spans, self.formulas, strict=True)
-        return tuple(_warm(span, _lookback(formula)) for span, formula in pairs)
+        return tuple(warmed(span, lookback_of(formula)) for span, formula in pairs)
 
 
 class _Work:
@@ -214,7 +215,7 @@ class _Work:
             elif node.op == "column":
                 found = self.panel.column(node.parameters[0]).spans
             else:
-                found = _union([self.spans(child) for child in node.children])
+                found = functools.reduce(Spans.union, [self.spans(child) for child in node.children])
             # One object for equal spans, so that a comparison of identities is enough.
             known = next((span for span in self._spans.values() if span.same_as(found)), found)
             self._spans[node.id] = known
@@ -241,7 +242,7 @@ class _Work:
         values = across(
             node.op, [stored.columns[child.id] for child in inputs], member, node.parameters, threads=self.threads
         )
-        self.columns[node.id] = (values, _union([self.spans(child) for child in inputs]))
+        self.columns[node.id] = (values, functools.reduce(Spans.union, map(self.spans, inputs)))
 
     def over_tiles(self, outputs: list[Node], sink: _Sink) -> None:
         """Compute some nodes tile by tile and hand them to ``sink``."""
@@ -607,11 +608,13 @@ def _floating(value: Tile) -> Tile:
     return value if value.dtype.kind in "fb" else value.astype(np.float64)
 
 
-def _as_executed(formula: Expression | Tree) -> Tree:
+def as_executed(formula: Expression | Tree) -> Tree:
+    """Return the tree that is computed: of an expression its lowered one, a bare tree as it is."""
     return lower(formula.root, NATIVE) if isinstance(formula, Expression) else formula
 
 
-def _lookback(formula: Expression | Tree) -> int:
+def lookback_of(formula: Expression | Tree) -> int:
+    """Return the look-back of an expression; PanelError for a bare tree, which does not know it."""
     if not isinstance(formula, Expression):
         raise PanelError(
             f"{formula!r:.80} is a bare tree; a strict warm-up needs an Expression, which knows its look-back"
@@ -637,15 +640,9 @@ def _joined(parts: tuple[Spans, ...]) -> Spans:
     )
 
 
-def _warm(spans: Spans, lookback: int) -> Spans:
+def warmed(spans: Spans, lookback: int) -> Spans:
+    """Return the spans without their first ``lookback`` rows."""
     return Spans(np.minimum(spans.first + lookback, spans.stop), spans.stop, spans.rows) if lookback else spans
-
-
-def _union(spans: list[Spans]) -> Spans:
-    found = spans[0]
-    for other in spans[1:]:
-        found = found.union(other)
-    return found
 
 
 def _cuts(roots: list[Node]) -> Iterator[Node]:
