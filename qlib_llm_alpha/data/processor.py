@@ -64,14 +64,15 @@ class DailyZScore(Processor):
         """Treat a frame indexed (datetime, instrument), in place."""
         day, _ = pd.factorize(df.index.get_level_values("datetime"))
         for column in [column for column in df.columns if column[0] == self.fields_group]:
-            values = df[column].to_numpy(dtype=np.float64)
+            stored = df[column].to_numpy()
+            values = stored.astype(np.float64)
             there = ~np.isnan(values)
             count = np.bincount(day, weights=there)
             with np.errstate(invalid="ignore", divide="ignore"):
                 mean = np.bincount(day, weights=np.where(there, values, 0.0)) / count
                 centred = values - mean[day]
                 square = np.bincount(day, weights=np.where(there, centred * centred, 0.0))
-                df[column] = (centred / np.sqrt(square / (count - 1))[day]).astype(df[column].dtype)
+                df[column] = (centred / np.sqrt(square / (count - 1))[day]).astype(stored.dtype)
         return df
 
     def is_for_infer(self) -> bool:
