@@ -388,15 +388,24 @@ def _compare(values: Tile, state: Tile, rows: int) -> None:
             today, twice = state[j], state[j + LANES]
             a, b, c, d = line[j], line[j + LANES], line[j + 2 * LANES], line[j + 3 * LANES]
             e, f, g, h = line[j + 4 * LANES], line[j + 5 * LANES], line[j + 6 * LANES], line[j + 7 * LANES]
-            less = (one if a < today else zero) + (one if b < today else zero)
-            less += (one if c < today else zero) + (one if d < today else zero)
-            less += (one if e < today else zero) + (one if f < today else zero)
-            less += (one if g < today else zero) + (one if h < today else zero)
-            most = (one if a <= today else zero) + (one if b <= today else zero)
-            most += (one if c <= today else zero) + (one if d <= today else zero)
-            most += (one if e <= today else zero) + (one if f <= today else zero)
-            most += (one if g <= today else zero) + (one if h <= today else zero)
-            state[j + LANES] = twice + (less + most)
+            less, most, less_too, most_too = zero, zero, zero, zero  # two of each: additions that wait for no other
+            less = less + one if a < today else less
+            most = most + one if a <= today else most
+            less_too = less_too + one if b < today else less_too
+            most_too = most_too + one if b <= today else most_too
+            less = less + one if c < today else less
+            most = most + one if c <= today else most
+            less_too = less_too + one if d < today else less_too
+            most_too = most_too + one if d <= today else most_too
+            less = less + one if e < today else less
+            most = most + one if e <= today else most
+            less_too = less_too + one if f < today else less_too
+            most_too = most_too + one if f <= today else most_too
+            less = less + one if g < today else less
+            most = most + one if g <= today else most
+            less_too = less_too + one if h < today else less_too
+            most_too = most_too + one if h <= today else most_too
+            state[j + LANES] = twice + ((less + most) + (less_too + most_too))
     for start in range(blocks, rows * LANES, LANES):
         line = values[start:]
         for j in range(LANES):
