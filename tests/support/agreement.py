@@ -109,8 +109,8 @@ def noise(text: str, index: pd.MultiIndex, allowed: Any = 0.0) -> Mask:
     value, bound = np.asarray(cells.value, np.float64)[row, place], cells.bound[row, place]
     # Written as float32: its largest number and its smallest ones decide what is infinite, and what is 0.
     edge = np.abs(np.abs(value) / np.finfo(np.float32).max - 1) < 1e-6
+    allowed = np.where(np.isfinite(allowed), allowed, RELATIVE * np.abs(np.where(np.isfinite(value), value, 0.0)))
     with np.errstate(invalid="ignore"):
-        allowed = np.where(np.isfinite(allowed), allowed, RELATIVE * np.abs(value))
         return np.asarray((4 * bound > allowed) & (bound > 0) | edge)
 
 

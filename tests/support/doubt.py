@@ -24,6 +24,7 @@ The bounds, with u = 2**-53 (half a unit in the last place) and H for "the large
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,8 @@ def computed(tree: Node, codes: Sequence[str], leaf: Leaf) -> Cells:
             known[key] = _node(node, names, of, leaf)
         return known[key]
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # windows without a value
         result: Cells = of(tree, tuple(codes))
         # What is written is float32: between the largest of these and beyond, everything is one.
         return _blank(Cells(result.value, result.bound, result.first, result.stop))
@@ -262,14 +264,17 @@ def _widest(bounds: Array) -> Array:
 
 
 def _basics(w: list[Array]) -> tuple[Array, ...]:
-    """Return count, sum, sum of sizes, sums of distances to the mean and of their squares, largest bound, if equal."""
+    """Return count, sum, sum of sizes, sums of distances to the mean and of their squares, largest bound, if equal.
+
+    Equal are exact values only: what came out of a computation may be equal here and not there.
+    """
     x = w[0]
     n = np.isfinite(x).sum(-1)
     total, size = np.nansum(x, -1), np.nansum(np.abs(x), -1)
     apart = np.abs(x - (total / n)[..., None])
     equal = np.fmin.reduce(x, -1) == np.fmax.reduce(x, -1)
-    apart = np.where(equal[..., None], 0.0, apart)
-    return n, total, size, np.nansum(apart, -1), np.nansum(apart**2, -1), _widest(w[1]), equal
+    apart, widest = np.where(equal[..., None], 0.0, apart), _widest(w[1])
+    return n, total, size, np.nansum(apart, -1), np.nansum(apart**2, -1), widest, equal & (widest == 0)
 
 
 def _level(op: str) -> Callable[..., tuple[Array, Array]]:
@@ -524,10 +529,10 @@ def _rank(x: Array, ex: Array, cells: Cells, window: int) -> tuple[Array, Array]
 
 def _quantile(x: Array, ex: Array, cells: Cells, window: int, share: float = 0.5) -> tuple[Array, Array]:
     def measure(w: list[Array], _: Array) -> tuple[Array, Array]:
-        return np.nanquantile(w[0], share, axis=-1), _widest(w[1]) + 8 * _U * np.fmax.reduce(np.abs(w[0]), -1)
+        return np.nanquantile(w[0], share, axis=-1), _widest(w[1]) + 8 * _U * np.nansum(np.abs(w[0]), -1)
 
     value, bound = _over(window, cells.first, [x, ex], measure)
-    return value, np.where(np.isnan(bound), 0.0, bound)
+    return value, bound
 
 
 def _mad(x: Array, ex: Array, cells: Cells, window: int) -> tuple[Array, Array]:
@@ -546,8 +551,7 @@ def _wma(x: Array, ex: Array, cells: Cells, window: int) -> tuple[Array, Array]:
         return np.nanmean(weights * w[0], axis=-1), _widest(w[1]) + 8 * _U * np.nansum(np.abs(w[0]), -1)
 
     value, bound = _over(window, cells.first, [x, ex], measure)
-    # Ours is a running sum.
-    return value, bound + 32 * _U * _so_far(bound / _U) / 8
+    return value, bound
 
 
 def _shifted(op: str, x: Cells, shift: int) -> Cells:
@@ -565,8 +569,8 @@ def _shifted(op: str, x: Cells, shift: int) -> Cells:
         return Cells(moved, bound, x.first, x.stop)
     result = value - moved
     error = x.bound + bound
-    error = np.where(error > 0, error + _U * np.abs(result), 0.0)
-    return Cells(result, np.where(np.isnan(error), 0.0, error), x.first, x.stop)
+    error = np.where(error > 0, error + _U * np.abs(np.where(np.isfinite(result), result, 0.0)), 0.0)
+    return Cells(result, error, x.first, x.stop)
 
 
 _MEASURES: dict[str, Callable[..., tuple[Array, Array]]] = {

@@ -29,8 +29,8 @@ def formula(choose: Choose, complete: Sequence[str], partial: Sequence[str] = ()
     choose : callable
         Returns one of several options.
     complete, partial : sequence of str
-        Fields whose rows are the same for an instrument, and others. Stock Qlib fails on ``If``, ``And`` and ``Or`` of
-        series with different rows, so a formula with them reads complete fields only.
+        Fields whose rows are the same for an instrument, and others. Stock Qlib fails on ``If``, ``And``, ``Or`` and
+        ``Corr`` of series with different rows, so a formula with them reads complete fields only.
     depth : int
     index : str
         A code for ``ChangeInstrument`` and ``Mask``, which then may occur (with ``$close``); empty: none.
@@ -53,15 +53,15 @@ def from_hypothesis(complete: Sequence[str], partial: Sequence[str] = (), index:
     return drawn()
 
 
-def _series(choose: Choose, fields: Sequence[str], depth: int, yes_or_no: bool, index: str) -> str:
+def _series(choose: Choose, fields: Sequence[str], depth: int, same_rows: bool, index: str) -> str:
     if depth <= 0 or (depth < 3 and choose((True, False, False, False))):
         return str(choose(fields))
 
     def inner() -> str:
-        return _series(choose, fields, depth - 1, yes_or_no, index)
+        return _series(choose, fields, depth - 1, same_rows, index)
 
     kinds = ["rolling"] * 4 + ["arithmetic"] * 3 + ["line", "line", "pair", "shift", "alone", "decay", "power"]
-    kinds += ["if", "condition"] if yes_or_no else []
+    kinds += ["if", "condition"] if same_rows else []
     kinds += ["other"] if index else []
     kind = choose(kinds)
     if kind == "rolling":
@@ -70,9 +70,9 @@ def _series(choose: Choose, fields: Sequence[str], depth: int, yes_or_no: bool, 
         op, window = choose(LINES), choose((5, 10, 20, 60, 0, 500))
         return f"{op}({inner()},{window}{f',{choose((0.2, 0.5, 0.8))}' if op == 'Quantile' else ''})"
     if kind == "pair":
-        return f"{choose(('Corr', 'Cov'))}({inner()},{inner()},{choose((5, 10, 20, 60))})"
+        return f"{choose(('Corr', 'Cov') if same_rows else ('Cov',))}({inner()},{inner()},{choose((5, 10, 20, 60))})"
     if kind == "shift":
-        return f"{choose(('Ref', 'Delta'))}({inner()},{choose((1, 2, 5, 20, -1, 0))})"
+        return f"{choose(('Ref', 'Delta'))}({inner()},{choose((1, 2, 5, 20, -1, 0) if same_rows else (1, 2, 5, 20, -1))})"
     if kind == "alone":
         return f"{choose(('Abs', 'Log', 'Sign'))}({inner()})"
     if kind == "decay":
