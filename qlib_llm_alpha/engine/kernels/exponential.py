@@ -32,7 +32,6 @@ def _decay(x: Array, out: Array, alpha: float) -> None:
 _decay_fast = jit(_decay)
 
 
-@jit
 def _rate(alpha: float) -> float:
     """Return ``alpha`` as pandas rounds it, which takes the way round by the centre of mass."""
     return 1.0 / (1.0 + (1.0 - alpha) / alpha)
@@ -67,7 +66,7 @@ def _ema_fallback(x: Array, window: int, first: Lanes) -> Array:
 
 
 def _ewm_fallback(x: Array, window: int, first: Lanes, alpha: float) -> Array:
-    return _decayed(x, 1.0 / (1.0 + (1.0 - alpha) / alpha))
+    return _decayed(x, _rate(alpha))
 
 
 def _expanding_fallback(x: Array, window: int, first: Lanes) -> Array:

@@ -28,6 +28,7 @@ from qlib_llm_alpha.engine.kernels.sums import (
     KEEP,
     average,
     distances,
+    inlined,
     is_lost,
     is_value,
     lane_anchor,
@@ -123,7 +124,7 @@ def _line(has_rsquare: bool, has_others: bool) -> Callable[..., None]:
     return run
 
 
-@jit
+@inlined
 def _measures(
     n: float,
     sx: float,
@@ -148,7 +149,7 @@ def _measures(
     return slope, explained, pick(entered, residual, np.nan)
 
 
-@jit
+@inlined
 def _add_up_line(
     x: Array,
     start: int,
@@ -177,7 +178,7 @@ def _add_up_line(
         peak[j] = squares[j]
 
 
-@jit
+@inlined
 def _lane_line(x: Array, start: int, stop: int, j: int, count: float) -> tuple[float, float, float, float]:
     anchor = lane_anchor(x, start, stop, j, count)
     total, squares, moment = 0.0, 0.0, 0.0
@@ -246,7 +247,7 @@ def _weighted(x: Array, out: Array, window: int, first: Lanes, as_qlib: bool) ->
                     out[t, j] = _weighted_mean(n, place[j], total[j], moment[j], last[j], flat, length, width, as_qlib)
 
 
-@jit
+@inlined
 def _weighted_mean(
     n: float,
     sx: float,
@@ -260,14 +261,14 @@ def _weighted_mean(
 ) -> float:
     highest = pick(as_qlib, length, width)  # the weight of the newest row
     weighed = highest * n + sx  # the weights of the rows that have a value
-    value: float = pick(flat, last * weighed, highest * sy + sxy)
+    value = pick(flat, last * weighed, highest * sy + sxy)
     divisor = pick(as_qlib, 0.5 * length * (length + 1.0) * n, weighed)
     value = pick(flat & (not as_qlib), last, value / divisor)
-    value = pick(n > 0.0, value, np.nan)
-    return value
+    mean: float = pick(n > 0.0, value, np.nan)
+    return mean
 
 
-@jit
+@inlined
 def _add_up_weights(x: Array, start: int, stop: int, total: Array, size: Array, moment: Array, peak: Array) -> None:
     for j in range(LANES):
         total[j] = 0.0
@@ -285,7 +286,7 @@ def _add_up_weights(x: Array, start: int, stop: int, total: Array, size: Array, 
         peak[j] = size[j]
 
 
-@jit
+@inlined
 def _lane_weights(x: Array, start: int, stop: int, j: int) -> tuple[float, float, float]:
     total, size, moment = 0.0, 0.0, 0.0
     for row in range(start, stop):

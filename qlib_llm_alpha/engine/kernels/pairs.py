@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from qlib_llm_alpha.engine.kernels.registry import KERNELS, LANES, Array, Kernel, Lanes, jit, over_windows
-from qlib_llm_alpha.engine.kernels.sums import KEEP, distances, is_lost, is_value, pick, slide, var
+from qlib_llm_alpha.engine.kernels.sums import KEEP, distances, inlined, is_lost, is_value, pick, slide, var
 
 QUIET: Final = 2e-05**2
 """Qlib blanks correlations of inputs whose own deviation is at most 2e-5; this is the square."""
@@ -104,7 +104,7 @@ def _running(is_corr: bool, has_own: bool) -> Callable[..., None]:
     return run
 
 
-@jit
+@inlined
 def _correlation(
     n: float, sx: float, sy: float, sxx: float, syy: float, sxy: float, flat_x: bool, flat_y: bool
 ) -> tuple[float, bool, bool]:
@@ -116,19 +116,19 @@ def _correlation(
     return pick((n < 2.0) | flat_x | flat_y, np.nan, value), spread_x <= limit, spread_y <= limit
 
 
-@jit
+@inlined
 def _covariance(n: float, sx: float, sy: float, sxy: float, flat: bool) -> float:
-    value: float = pick(flat, 0.0, n * sxy - sx * sy) / (n * (n - 1.0))
-    value = pick(n > 1.0, value, np.nan)
-    return value
+    value = pick(flat, 0.0, n * sxy - sx * sy) / (n * (n - 1.0))
+    covariance: float = pick(n > 1.0, value, np.nan)
+    return covariance
 
 
-@jit
+@inlined
 def _is_quiet(n: float, jointly: bool, own_count: float, own_variance: float) -> bool:
     return bool((jointly & (own_count == n)) | ((own_variance <= QUIET) & (own_count > n)))
 
 
-@jit
+@inlined
 def _add_up(x: Array, y: Array, start: int, stop: int, state: Array) -> None:
     cx, cy, sx, sy, sxx, syy, sxy = state[0], state[1], state[2], state[3], state[4], state[5], state[6]
     peak_x, peak_y, count = state[7], state[8], state[9]
@@ -159,7 +159,7 @@ def _add_up(x: Array, y: Array, start: int, stop: int, state: Array) -> None:
         peak_y[j] = syy[j]
 
 
-@jit
+@inlined
 def _add_up_lane(x: Array, y: Array, start: int, stop: int, j: int, state: Array) -> None:
     cx, cy = 0.0, 0.0
     for row in range(start, stop):

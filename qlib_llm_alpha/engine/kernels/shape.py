@@ -24,6 +24,7 @@ from qlib_llm_alpha.engine.kernels.registry import (
 from qlib_llm_alpha.engine.kernels.sums import (
     average,
     distances,
+    inlined,
     is_lost,
     is_value,
     lane_anchor,
@@ -94,17 +95,17 @@ def _running(has_skew: bool, has_kurt: bool) -> Callable[..., None]:
     return run
 
 
-@jit
+@inlined
 def _skewness(n: float, s1: float, s2: float, s3: float, flat: bool) -> float:
     mean, square = s1 / n, s2 / n
     variance = square - mean * mean
     third = s3 / n - mean * (square + 2.0 * variance)
-    value: float = third * np.sqrt(n * (n - 1.0) * variance) / ((n - 2.0) * variance * variance)
-    value = pick(flat | (n < 3.0), np.nan, value)
-    return value
+    value = third * np.sqrt(n * (n - 1.0) * variance) / ((n - 2.0) * variance * variance)
+    skewness: float = pick(flat | (n < 3.0), np.nan, value)
+    return skewness
 
 
-@jit
+@inlined
 def _excess(n: float, s1: float, s2: float, s3: float, s4: float, flat: bool) -> float:
     share = 1.0 / n
     mean = s1 * share
@@ -112,12 +113,12 @@ def _excess(n: float, s1: float, s2: float, s3: float, s4: float, flat: bool) ->
     variance = s2 * share - square
     third = s3 * share - mean * (square + 3.0 * variance)
     fourth = s4 * share - square * (square + 6.0 * variance) - 4.0 * third * mean
-    value: float = (n * n - 1.0) * fourth / (variance * variance) - 3.0 * (n - 1.0) * (n - 1.0)
-    value = pick(flat | (n < 4.0), np.nan, value / ((n - 2.0) * (n - 3.0)))
-    return value
+    value = (n * n - 1.0) * fourth / (variance * variance) - 3.0 * (n - 1.0) * (n - 1.0)
+    excess: float = pick(flat | (n < 4.0), np.nan, value / ((n - 2.0) * (n - 3.0)))
+    return excess
 
 
-@jit
+@inlined
 def _add_up(
     x: Array,
     start: int,
@@ -149,7 +150,7 @@ def _add_up(
         peak[j] = s2[j]
 
 
-@jit
+@inlined
 def _lane_powers(x: Array, start: int, stop: int, j: int, count: float) -> tuple[float, float, float, float, float]:
     anchor = lane_anchor(x, start, stop, j, count)
     s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0

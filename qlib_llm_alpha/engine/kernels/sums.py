@@ -22,6 +22,7 @@ do not overlap, and gives up when there are many.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -43,26 +44,29 @@ from qlib_llm_alpha.engine.kernels.registry import (
 KEEP: Final = 2.0**16
 """A sum whose peak was more than this many times larger has lost too many digits."""
 
+inlined: Final = partial(jit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Compile a function that only compiled ones call: quicker, for Python has no way in."""
 
-@jit
+
+@inlined
 def pick(condition: bool, yes: float, no: float) -> float:
     """Return ``yes`` or ``no``, both of them computed: what ``yes if condition else no`` is without a branch."""
     return yes if condition else no
 
 
-@jit
+@inlined
 def is_value(number: float) -> bool:
     """Whether ``number`` is neither NaN nor infinite."""
     return number - number == 0.0
 
 
-@jit
+@inlined
 def is_lost(left: float, peak: float, keep: float) -> bool:
     """Whether too few digits are left of a sum. NaN, which is what overflow leaves behind, counts as lost."""
     return not (left * keep >= peak)
 
 
-@jit
+@inlined
 def slide(
     count: float, same: float, last: float, new: float, entered: bool, left_it: bool
 ) -> tuple[float, bool, float, float, float, bool]:
@@ -98,7 +102,7 @@ def slide(
     return left, same >= left, now, equal, pick(entered, new, last), equal >= now
 
 
-@jit
+@inlined
 def set_anchors(x: Array, start: int, stop: int, count: Array, anchor: Array) -> None:
     """Set every lane's anchor to the mean of its ``count`` values in the rows ``start`` to ``stop``."""
     for j in range(LANES):
@@ -111,7 +115,7 @@ def set_anchors(x: Array, start: int, stop: int, count: Array, anchor: Array) ->
         anchor[j] /= count[j]
 
 
-@jit
+@inlined
 def lane_anchor(x: Array, start: int, stop: int, j: int, count: float) -> float:
     """Return the anchor of lane ``j``, to the same bits."""
     total = 0.0
@@ -121,7 +125,7 @@ def lane_anchor(x: Array, start: int, stop: int, j: int, count: float) -> float:
     return total / count
 
 
-@jit
+@inlined
 def variance(count: float, total: float, squares: float, flat: bool) -> float:
     """Return the unbiased variance from sums about any anchor: 0 for equal values, NaN for fewer than two."""
     spread = count * squares - total * total
@@ -201,21 +205,21 @@ def _running(has_level: bool, has_spread: bool) -> Callable[..., None]:
     return run
 
 
-@jit
+@inlined
 def _level(count: float, total: float, last: float, flat: bool, is_mean: bool) -> float:
     value = pick(flat, pick(is_mean, last, last * count), pick(is_mean, total / count, total))
     value_or_nan: float = pick(count > 0.0, value, np.nan)
     return value_or_nan
 
 
-@jit
+@inlined
 def _spread(count: float, total: float, squares: float, flat: bool, is_std: bool) -> float:
-    value: float = variance(count, total, squares, flat)
-    value = pick(is_std, np.sqrt(value), value)
-    return value
+    value = variance(count, total, squares, flat)
+    spread: float = pick(is_std, np.sqrt(value), value)
+    return spread
 
 
-@jit
+@inlined
 def _add_up_sizes(x: Array, start: int, stop: int, total: Array, size: Array, peak: Array) -> None:
     for j in range(LANES):
         total[j] = 0.0
@@ -230,7 +234,7 @@ def _add_up_sizes(x: Array, start: int, stop: int, total: Array, size: Array, pe
         peak[j] = size[j]
 
 
-@jit
+@inlined
 def _lane_sizes(x: Array, start: int, stop: int, j: int) -> tuple[float, float]:
     total, size = 0.0, 0.0
     for row in range(start, stop):
@@ -241,7 +245,7 @@ def _lane_sizes(x: Array, start: int, stop: int, j: int) -> tuple[float, float]:
     return total, size
 
 
-@jit
+@inlined
 def _add_up_squares(
     x: Array, start: int, stop: int, count: Array, anchor: Array, total: Array, squares: Array, peak: Array
 ) -> None:
@@ -259,7 +263,7 @@ def _add_up_squares(
         peak[j] = squares[j]
 
 
-@jit
+@inlined
 def _lane_squares(x: Array, start: int, stop: int, j: int, count: float) -> tuple[float, float, float]:
     anchor = lane_anchor(x, start, stop, j, count)
     total, squares = 0.0, 0.0

@@ -193,3 +193,8 @@ def test_slope_equals_a_fit_of_pandas_covariances() -> None:
     rolling = column.rolling(20, min_periods=1)
     expected = rolling.cov(places) / places.rolling(20, min_periods=1).var()
     np.testing.assert_allclose(run("Slope", as_tile(column), window=20)[:, 0], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", LINES + WEIGHTED)
+def test_drift_ends_when_every_lane_is_added_up_again(name: str) -> None:
+    reference.assert_forgets(name)

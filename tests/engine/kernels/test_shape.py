@@ -117,3 +117,8 @@ def test_long_series_keep_their_digits(name: str, window: int) -> None:
     x, first = reference.long_tile(1), np.zeros(32, np.int64)
     expected = defined(name, x, window, first)
     assert_near(run(name, x, window=window), expected, np.maximum(1.0, np.abs(np.nan_to_num(expected))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drift_ends_when_every_lane_is_added_up_again(name: str) -> None:
+    reference.assert_forgets(name)

@@ -154,3 +154,8 @@ def test_every_lane_is_added_up_again_at_the_same_rows_wherever_its_data_end() -
 def test_long_series_keep_their_digits(name: str, window: int) -> None:
     x, first = reference.long_tile(1), np.zeros(LANES, np.int64)
     assert_near(run(name, x, window=window), defined(name, x, window, first), scale_of(name, x, window, first), 2e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drift_ends_when_every_lane_is_added_up_again(name: str) -> None:
+    reference.assert_forgets(name)
