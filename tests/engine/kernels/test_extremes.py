@@ -93,3 +93,11 @@ def test_state_begins_at_a_cache_line_and_is_as_long_as_asked() -> None:
     assert room.shape == (5 * LANES,)
     assert room.dtype == np.float32
     assert room.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("name", ["Max", "Min"])
+@pytest.mark.parametrize("window", [2, 5, 300])
+def test_of_zeros_of_both_signs_the_newest_stays_as_in_pandas(name: str, window: int) -> None:
+    tile = np.random.default_rng(0).choice([0.0, -0.0, -1.0, 1.0, np.nan], (200, LANES), p=[0.4, 0.4, 0.08, 0.08, 0.04])
+    expected = by_pandas(IN_PANDAS[name], tile, window, np.zeros(LANES, np.int64))
+    assert_same_bits(run(name, tile, window=window), expected)
