@@ -106,7 +106,7 @@ class Operator:
     cross_sectional: bool = False
     stock: str = ""
     ours: bool = False
-    price: Price = (0.5, 0.0)
+    price: Price = (0.2, 0.0)
 
     @property
     def signature(self) -> str:
@@ -164,7 +164,7 @@ def _infix(name: str, sign: str, precedence: int, unit: UnitRule, summary: str, 
         commutes=2 if commutes else 0,
         associative=unit == "boolean",
         elementwise=True,
-        price=(0.3, 0.0),
+        price=(0.2, 0.0),
     )
 
 
@@ -177,7 +177,7 @@ def _elementwise(
     stock: str = "",
     commutes: int = 0,
     even: bool = False,
-    price: Price = (0.5, 0.0),
+    price: Price = (0.2, 0.0),
 ) -> Operator:
     return Operator(
         name,
@@ -236,25 +236,25 @@ _ROWS: Final[tuple[Operator, ...]] = (
     _infix("Sub", "-", 4, "join", "x - y"),
     _infix("Mul", "*", 5, "product", "x * y", commutes=True),
     _infix("Div", "/", 5, "quotient", "x / y"),
-    _elementwise("Power", "x y", "power", "x to the power of y", price=(5.0, 0.0)),
+    _elementwise("Power", "x y", "power", "x to the power of y", price=(2.0, 0.0)),
     _elementwise("Neg", "x", "same", "-x", stock="-1*$x"),
     _elementwise("Not", "a", "boolean", "the comparison does not hold"),
     _elementwise("Abs", "x", "same", "absolute value", even=True),
-    _elementwise("Sign", "x", "ratio", "-1, 0 or 1", price=(0.8, 0.0)),
-    _elementwise("Log", "x", "ratio", "natural logarithm", price=(0.8, 0.0)),
-    _elementwise("Sqrt", "x", "root", "square root", stock="Power($x,0.5)", price=(0.8, 0.0)),
-    _elementwise("Exp", "x", "pure", "e to the power of x", stock="Power(2.718281828459045,$x)", price=(5.0, 0.0)),
+    _elementwise("Sign", "x", "ratio", "-1, 0 or 1", price=(0.2, 0.0)),
+    _elementwise("Log", "x", "ratio", "natural logarithm", price=(0.4, 0.0)),
+    _elementwise("Sqrt", "x", "root", "square root", stock="Power($x,0.5)", price=(0.2, 0.0)),
+    _elementwise("Exp", "x", "pure", "e to the power of x", stock="Power(2.718281828459045,$x)", price=(0.5, 0.0)),
     _elementwise(
         "Tanh",
         "x",
         "pure",
         "hyperbolic tangent",
         stock="1-2/(Power(2.718281828459045,2*$x)+1)",
-        price=(2.0, 0.0),
+        price=(0.5, 0.0),
     ),
     _elementwise("Reciprocal", "x", "inverse", "1 / x", stock="1/$x"),
     _elementwise(
-        "SignedPower", "x p", "power", "Sign(x) * |x|^p", stock="Sign($x)*Power(Abs($x),$p)", price=(6.5, 0.0)
+        "SignedPower", "x p", "power", "Sign(x) * |x|^p", stock="Sign($x)*Power(Abs($x),$p)", price=(1.5, 0.0)
     ),
     _elementwise(
         "Clip", "x lo hi", "same", "x held between two numbers", stock="Less(Greater($x,$lo),$hi)", price=(0.8, 0.0)
@@ -266,7 +266,7 @@ _ROWS: Final[tuple[Operator, ...]] = (
         "a x y",
         "choose",
         "x where the comparison holds, else y (also where an input is missing)",
-        price=(1.0, 0.0),
+        price=(0.5, 0.0),
     ),
     Operator("Ref", _arguments("v d"), "same", "the value N bars ago", "shift"),
     Operator(
@@ -276,33 +276,33 @@ _ROWS: Final[tuple[Operator, ...]] = (
         "x minus its value N bars ago",
         lookback="shift",
         stock="$x-Ref($x,$N)",
-        price=(0.8, 0.0),
+        price=(0.2, 0.0),
     ),
-    _rolling("Mean", "same", "mean of N bars", (1.2, 0.0)),
-    _rolling("Sum", "same", "sum of N bars", (1.3, 0.0)),
-    _rolling("Std", "same", "sample standard deviation of N bars", (2.8, 0.0), at_least=2, even=True),
-    _rolling("Var", "square", "sample variance of N bars", (2.4, 0.0), at_least=2, even=True),
-    _rolling("Skew", "ratio", "skewness of N bars", (4.7, 0.0), at_least=3),
-    _rolling("Kurt", "ratio", "excess kurtosis of N bars", (5.6, 0.0), at_least=4, even=True),
-    _rolling("Max", "same", "largest of N bars", (1.4, 0.0)),
-    _rolling("Min", "same", "smallest of N bars", (1.4, 0.0)),
-    _rolling("Med", "same", "median of N bars", (5.8, 0.17)),
-    _rolling("Mad", "same", "mean absolute deviation of N bars", (3.4, 0.14), even=True),
-    _rolling("Rank", "ratio", "rank of today among the last N bars of the same instrument, 0 to 1", (2.4, 0.11)),
-    _rolling("Count", "ratio", "number of bars of N that have a value", (1.0, 0.0)),
-    _rolling("IdxMax", "ratio", "position of the largest of N bars, 1 for the oldest", (8.0, 0.0)),
-    _rolling("IdxMin", "ratio", "position of the smallest of N bars, 1 for the oldest", (8.0, 0.0)),
-    _rolling("Slope", "same", "slope per bar of a line through N bars", (2.3, 0.0), at_least=2),
-    _rolling("Rsquare", "ratio", "R squared of a line through N bars", (3.5, 0.0), at_least=2),
-    _rolling("Resi", "same", "today's distance from a line through N bars", (2.8, 0.0), at_least=2),
-    _rolling("Quantile", "same", "quantile q of N bars", (5.8, 0.17), arguments="v N q"),
+    _rolling("Mean", "same", "mean of N bars", (0.65, 0.0)),
+    _rolling("Sum", "same", "sum of N bars", (0.7, 0.0)),
+    _rolling("Std", "same", "sample standard deviation of N bars", (1.0, 0.0), at_least=2, even=True),
+    _rolling("Var", "square", "sample variance of N bars", (0.9, 0.0), at_least=2, even=True),
+    _rolling("Skew", "ratio", "skewness of N bars", (1.5, 0.0), at_least=3),
+    _rolling("Kurt", "ratio", "excess kurtosis of N bars", (1.6, 0.0), at_least=4, even=True),
+    _rolling("Max", "same", "largest of N bars", (0.4, 0.0)),
+    _rolling("Min", "same", "smallest of N bars", (0.4, 0.0)),
+    _rolling("Med", "same", "median of N bars", (3.5, 0.11)),
+    _rolling("Mad", "same", "mean absolute deviation of N bars", (3.4, 0.055), even=True),
+    _rolling("Rank", "ratio", "rank of today among the last N bars of the same instrument, 0 to 1", (0.5, 0.06)),
+    _rolling("Count", "ratio", "number of bars of N that have a value", (0.2, 0.0)),
+    _rolling("IdxMax", "ratio", "position of the largest of N bars, 1 for the oldest", (0.45, 0.0)),
+    _rolling("IdxMin", "ratio", "position of the smallest of N bars, 1 for the oldest", (0.45, 0.0)),
+    _rolling("Slope", "same", "slope per bar of a line through N bars", (0.9, 0.0), at_least=2),
+    _rolling("Rsquare", "ratio", "R squared of a line through N bars", (0.9, 0.0), at_least=2),
+    _rolling("Resi", "same", "today's distance from a line through N bars", (0.9, 0.0), at_least=2),
+    _rolling("Quantile", "same", "quantile q of N bars", (3.5, 0.11), arguments="v N q"),
     Operator(
         "EMA",
         _arguments("v N"),
         "same",
         "exponential mean, weight of today 2/(N+1)",
         lookback="decay",
-        price=(0.75, 0.0),
+        price=(0.4, 0.0),
     ),
     Operator(
         "Wilder",
@@ -311,41 +311,41 @@ _ROWS: Final[tuple[Operator, ...]] = (
         "Wilder's exponential mean, weight of today 1/N",
         lookback="slow_decay",
         stock="EMA($x,2*$N-1)",
-        price=(0.75, 0.0),
+        price=(0.4, 0.0),
     ),
     _rolling(
         "DecayLinear",
         "same",
         "mean of N bars with weights N, N-1, ..., 1, today the heaviest",
-        (1.9, 0.0),
+        (1.0, 0.0),
         ours=True,
     ),
     _rolling(
         "Entropy",
         "ratio",
         "entropy of the values of N bars in 8 equal bins, 0 to 1",
-        (8.0, 0.6),
+        (20.0, 0.85),
         at_least=2,
         ours=True,
     ),
-    _rolling("Corr", "ratio", "correlation of two over N bars", (5.1, 0.0), arguments="v w N", at_least=2, commutes=2),
-    _rolling("Cov", "product", "covariance of two over N bars", (2.8, 0.0), arguments="v w N", at_least=2, commutes=2),
+    _rolling("Corr", "ratio", "correlation of two over N bars", (2.6, 0.0), arguments="v w N", at_least=2, commutes=2),
+    _rolling("Cov", "product", "covariance of two over N bars", (1.7, 0.0), arguments="v w N", at_least=2, commutes=2),
     Operator("P", _arguments("v"), "same", "a reported item as known on the day", lookback="reported"),
     Operator(
         "PRef", _arguments("v period"), "same", "a reported item of one period as known on the day", lookback="reported"
     ),
     Operator("ChangeInstrument", _arguments("code v"), "same", "the formula for another instrument, such as an index"),
-    _cross("CSRank", "v", "ratio", "rank among the day's instruments, above 0 to 1, ties averaged", 14.0),
-    _cross("CSZScore", "v", "ratio", "distance from the day's mean in standard deviations", 4.0),
-    _cross("CSDemean", "v", "same", "distance from the day's mean", 3.0),
-    _cross("CSScale", "v", "ratio", "divided by the day's sum of absolute values", 3.0),
-    _cross("CSWinsorize", "v tail", "same", "held between the day's quantiles q and 1-q", 10.0),
-    _cross("CSQuantile", "v q", "same", "the day's quantile q, the same for all instruments", 8.0),
-    _cross("CSBucket", "v n", "ratio", "number of the day's n equally filled buckets, 1 for the smallest to n", 14.0),
+    _cross("CSRank", "v", "ratio", "rank among the day's instruments, above 0 to 1, ties averaged", 12.5),
+    _cross("CSZScore", "v", "ratio", "distance from the day's mean in standard deviations", 3.3),
+    _cross("CSDemean", "v", "same", "distance from the day's mean", 2.5),
+    _cross("CSScale", "v", "ratio", "divided by the day's sum of absolute values", 1.7),
+    _cross("CSWinsorize", "v tail", "same", "held between the day's quantiles q and 1-q", 8.5),
+    _cross("CSQuantile", "v q", "same", "the day's quantile q, the same for all instruments", 5.0),
+    _cross("CSBucket", "v n", "ratio", "number of the day's n equally filled buckets, 1 for the smallest to n", 12.5),
     _cross("CSNeutralize", "v g", "same", "distance from the mean of the instrument's group that day", 6.0),
-    _cross("CSGroupRank", "v g", "ratio", "rank within the instrument's group that day", 18.0),
+    _cross("CSGroupRank", "v g", "ratio", "rank within the instrument's group that day", 16.0),
     _cross("CSGroupZScore", "v g", "ratio", "distance from the group's mean in its standard deviations", 8.0),
-    _cross("CSResidual", "v w", "same", "distance from the day's least-squares line of x on y", 7.0),
+    _cross("CSResidual", "v w", "same", "distance from the day's least-squares line of x on y", 6.0),
 )
 
 OPERATORS: Final[dict[str, Operator]] = {row.name: row for row in _ROWS}
