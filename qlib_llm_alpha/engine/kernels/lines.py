@@ -264,7 +264,8 @@ def _weighted_mean(
     value = pick(flat, last * weighed, highest * sy + sxy)
     divisor = pick(as_qlib, 0.5 * length * (length + 1.0) * n, weighed)
     value = pick(flat & (not as_qlib), last, value / divisor)
-    mean: float = pick(n > 0.0, value, np.nan)
+    # numpy's nanmean begins at 0.0, so that a window of -0.0 comes out as 0.0.
+    mean: float = pick(n > 0.0, pick(as_qlib, value + 0.0, value), np.nan)
     return mean
 
 
