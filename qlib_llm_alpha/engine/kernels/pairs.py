@@ -1,6 +1,8 @@
 """Corr and Cov of two inputs over the rows of a window where both have a value.
 
-Sums of squares and products run about anchors of both inputs (``sums.py`` says what these are).
+Sums of squares and products run about anchors of both inputs (``sums.py`` says what these are). They start afresh only
+with an empty window: one input alone may stand still, and when it moves again too little is left of its old sums, so
+that the lane is added up again anyway.
 """
 
 from __future__ import annotations
@@ -46,26 +48,24 @@ def _running(is_corr: bool, has_own: bool) -> Callable[..., None]:
                 if has_own:
                     count_x[j] += pick(is_value(new_x), 1.0, 0.0) - pick(is_value(old_x), 1.0, 0.0)
                     count_y[j] += pick(is_value(new_y), 1.0, 0.0) - pick(is_value(old_y), 1.0, 0.0)
-                before_x, before_y = last_x[j], last_y[j]
-                left, afresh_x, n, same_x[j], last_x[j], flat_x = slide(
-                    count[j], same_x[j], before_x, new_x, entered, left_it
-                )
-                left, afresh_y, n, same_y[j], last_y[j], flat_y = slide(
-                    count[j], same_y[j], before_y, new_y, entered, left_it
+                _, _, _, same_x[j], last_x[j], flat_x = slide(count[j], same_x[j], last_x[j], new_x, entered, left_it)
+                left, _, n, same_y[j], last_y[j], flat_y = slide(
+                    count[j], same_y[j], last_y[j], new_y, entered, left_it
                 )
                 count[j] = n
-                cx = pick(afresh_x, pick(left > 0.0, before_x, new_x), anchor_x[j])
-                cy = pick(afresh_y, pick(left > 0.0, before_y, new_y), anchor_y[j])
+                empty = left == 0.0
+                cx = pick(empty, new_x, anchor_x[j])
+                cy = pick(empty, new_y, anchor_y[j])
                 come_x, come_y = pick(entered, new_x - cx, 0.0), pick(entered, new_y - cy, 0.0)
                 gone_x, gone_y = pick(left_it, old_x - cx, 0.0), pick(left_it, old_y - cy, 0.0)
-                sx = pick(afresh_x, 0.0, sum_x[j] - gone_x) + come_x
-                sy = pick(afresh_y, 0.0, sum_y[j] - gone_y) + come_y
-                sxx = pick(afresh_x, 0.0, sum_xx[j] - gone_x * gone_x) + come_x * come_x
-                syy = pick(afresh_y, 0.0, sum_yy[j] - gone_y * gone_y) + come_y * come_y
-                sxy = pick(afresh_x | afresh_y, 0.0, sum_xy[j] - gone_x * gone_y) + come_x * come_y
+                sx = pick(empty, 0.0, sum_x[j] - gone_x) + come_x
+                sy = pick(empty, 0.0, sum_y[j] - gone_y) + come_y
+                sxx = pick(empty, 0.0, sum_xx[j] - gone_x * gone_x) + come_x * come_x
+                syy = pick(empty, 0.0, sum_yy[j] - gone_y * gone_y) + come_y * come_y
+                sxy = pick(empty, 0.0, sum_xy[j] - gone_x * gone_y) + come_x * come_y
                 anchor_x[j], anchor_y[j], sum_x[j], sum_y[j] = cx, cy, sx, sy
                 sum_xx[j], sum_yy[j], sum_xy[j] = sxx, syy, sxy
-                px, py = pick(afresh_x, 0.0, peak_x[j]), pick(afresh_y, 0.0, peak_y[j])
+                px, py = pick(empty, 0.0, peak_x[j]), pick(empty, 0.0, peak_y[j])
                 px, py = pick(sxx > px, sxx, px), pick(syy > py, syy, py)
                 peak_x[j], peak_y[j] = px, py
                 if is_corr:

@@ -122,7 +122,7 @@ def assert_near(result: Array, expected: Array, scale: Any, tolerance: float = 1
 
 def _lane(kind: str, rows: int, random: np.random.Generator) -> Array:
     noise = random.standard_normal(rows)
-    made = {
+    made: dict[str, Callable[[], Array]] = {
         "prices": lambda: 20.0 * np.exp(np.cumsum(0.03 * noise)),
         "returns": lambda: 0.02 * noise,
         "tight": lambda: 3000.0 + 0.003 * noise,

@@ -136,7 +136,7 @@ def test_lines_that_qlib_was_asked_for() -> None:
     x = as_tile([1.0, 3.0, 2.0, nan, 5.0, inf, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     rest = [nan] * 7
     for kernel in (run, reference.fall_back):
-        close = {"rtol": 1e-13, "atol": 1e-15}
+        close: Any = {"rtol": 1e-13, "atol": 1e-15}
         np.testing.assert_allclose(kernel("Slope", x, window=3)[:, 0], [nan, 2.0, 0.5, -1.0, 1.5, *rest], **close)
         np.testing.assert_allclose(kernel("Resi", x, window=3)[:, 0], [nan, 0.0, -0.5, nan, 0.0, *rest], **close)
         np.testing.assert_allclose(kernel("Rsquare", x, window=3)[:, 0], [nan, 1.0, 0.25, 1.0, 1.0, *rest], **close)
