@@ -12,7 +12,8 @@ import pandas as pd
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
 from qlib_llm_alpha.data.provider_files import period_path
-from qlib_llm_alpha.engine.evaluate import Batch, Cells, Warmup
+from qlib_llm_alpha.engine.evaluate import Batch, Warmup
+from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.funnel import Screened, prepare_label, screen
 from qlib_llm_alpha.engine.panel import DayLike, as_day
 from qlib_llm_alpha.engine.tile_scoring import DailyScores

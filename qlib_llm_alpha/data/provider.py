@@ -30,7 +30,8 @@ from qlib.utils import init_instance_by_config
 
 from qlib_llm_alpha.data.bars import BinSource, QlibSource
 from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
-from qlib_llm_alpha.engine.evaluate import Batch, Cells
+from qlib_llm_alpha.engine.evaluate import Batch
+from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.tiles import Mask, TiledPanel
 from qlib_llm_alpha.factor.printing import to_text
 from qlib_llm_alpha.factor.tree import Call, Node, walk

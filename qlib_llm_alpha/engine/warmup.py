@@ -17,7 +17,8 @@ import numpy as np
 
 from qlib_llm_alpha.engine.across import ACROSS
 from qlib_llm_alpha.engine.compiling import listening
-from qlib_llm_alpha.engine.evaluate import Batch, Cells, evaluate
+from qlib_llm_alpha.engine.evaluate import Batch, evaluate
+from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.funnel import prepare_label, screen
 from qlib_llm_alpha.engine.kernels.registry import GROUPS, HAVE_NUMBA, KERNELS, LANES
 from qlib_llm_alpha.engine.tile_scoring import Pool, UnitRows, score_columns

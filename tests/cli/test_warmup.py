@@ -123,7 +123,8 @@ def _operators(provider: str) -> None:
     import numpy as np
 
     from qlib_llm_alpha.data.bars import open_panel
-    from qlib_llm_alpha.engine.evaluate import Batch, Cells, evaluate
+    from qlib_llm_alpha.engine.evaluate import Batch, evaluate
+    from qlib_llm_alpha.engine.execution import Cells
     from qlib_llm_alpha.factor.limits import Limits
     from qlib_llm_alpha.factor.operators import OPERATORS
     from qlib_llm_alpha.factor.parser import read
