@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.evaluate import evaluate
 from qlib_llm_alpha.engine.funnel import Screened, Thresholds, prepare_label, screen
+from qlib_llm_alpha.engine.price import price
 from qlib_llm_alpha.engine.tile_scoring import DailyScores, Pool, UnitRows, score_columns
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import PanelError
@@ -52,7 +53,8 @@ def test_candidates_come_back_in_their_order_with_the_stage_they_reached() -> No
         "Rank($close,400)",
         MOMENTUM,
     ]
-    found = screen(given, PANEL, LABEL, max_price_s=1e-3, batch=3)
+    dear = price(parse("Rank($close,400)"), len(PANEL.instruments), len(PANEL.days))
+    found = screen(given, PANEL, LABEL, max_price_s=dear / 2, batch=3)
     assert [one.candidate for one in found] == given
     assert [(one.stage, one.reason) for one in found] == [
         ("scored", ""),
