@@ -1,19 +1,25 @@
 """Compile the kernels before they are needed.
 
 numba compiles a kernel when it is first called and keeps the machine code on disk, beside the package or, where that
-cannot be written, in the user's cache folder. Several processes may compile at once: whole files are put in place.
+cannot be written, in the user's cache folder. Of several processes that warm up at once one compiles and the others
+wait for it: numba puts whole files in place, but two that enter what they compiled into one list can lose each other's
+entry.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from qlib_llm_alpha.engine.across import ACROSS
 from qlib_llm_alpha.engine.compiling import listening
@@ -26,6 +32,8 @@ from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.limits import Limits
 from qlib_llm_alpha.factor.parser import read
+
+_LOG = logging.getLogger(__name__)
 
 _DAYS: Final = 400
 _INSTRUMENTS: Final = 40
@@ -82,12 +90,33 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> WarmUp:
     begun = time.perf_counter()
     compiled: list[str] = []
     steps = list(_steps()) if HAVE_NUMBA else []
-    with listening(compiled.append), np.errstate(all="ignore"):
+    with _alone(), listening(compiled.append), np.errstate(all="ignore"):
         for done, step in enumerate(steps, start=1):
             step()
             if progress is not None:
                 progress(done, len(steps))
     return WarmUp(tuple(compiled), time.perf_counter() - begun)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other warm-ups that fill the same folder waiting; the system frees the lock of a process that dies."""
+    if not HAVE_NUMBA:
+        yield
+        return
+    run: Any = next(iter(KERNELS.values())).run
+    folder = Path(run.stats.cache_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "warmup.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _LOG.warning("another process is compiling the kernels; waiting for it, up to half a minute")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _steps() -> Iterator[Callable[[], Any]]:

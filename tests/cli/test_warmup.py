@@ -42,9 +42,10 @@ def test_the_first_run_says_what_it_does_and_the_second_compiles_nothing(tmp_pat
 
 def test_two_that_fill_one_empty_cache_at_once_both_succeed_and_the_cache_is_good(tmp_path: Path) -> None:
     both = [begin(tmp_path, "-c", RUN, "warmup") for _ in range(2)]
-    for process in both:
-        _, said = process.communicate(timeout=900)
-        assert process.returncode == 0, said
+    ends = [process.communicate(timeout=900) for process in both]
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert sorted("nothing to compile" in out for out, _ in ends) == [False, True], "one compiles, the other waits"
+    assert sum("another process is compiling" in said for _, said in ends) == 1
     third = begin(tmp_path, "-c", RUN, "warmup")
     out, said = third.communicate(timeout=300)
     assert third.returncode == 0, said
