@@ -107,6 +107,8 @@ def test_the_main_job_ends_well_and_again_with_the_same_numbers(small_provider: 
         ("task.dataset.kwargs.handler.kwargs.instruments", "csi3000", "universe 'csi3000'"),
         ("qlib_init.exp_manager.kwargs.uri", "file:mlruns", "expected a database or server"),
         ("qlib_init.exp_manager.kwargs.ury", "file:mlruns", "ury"),
+        ("qlib_init.dataset_provider.kwargs", {"qlib_windw": True}, "qlib_windw"),
+        ("qlib_init.dataset_provider.class", "PanelProvider", "PanelProvider"),
     ],
 )
 def test_bad_input_ends_at_once_with_one_clear_error(
