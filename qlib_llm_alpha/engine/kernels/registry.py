@@ -14,8 +14,11 @@ Where numba is missing the same table is served by numpy and bottleneck (``fallb
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -93,7 +96,27 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     compiled: Callable[..., Any] = numba.njit(
         error_model="numpy", nogil=True, boundscheck=False, cache=True, **options
     )(function)
+    _tie_to_all_kernels(compiled)
     return compiled
+
+
+@functools.cache
+def _fingerprint() -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _tie_to_all_kernels(compiled: Callable[..., Any]) -> None:
+    """Let the machine code on disk count for these sources only.
+
+    numba looks at the file of the function alone, but kernels take pieces from each other's modules into themselves:
+    after an edit of one file the code of another would be served as it was.
+    """
+    file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if file is not None and hasattr(file, "_source_stamp"):
+        file._source_stamp = _fingerprint()
 
 
 def kernel(name: str, fallback: Fallback, *, inputs: int = 1) -> Callable[[Callable[..., None]], Run]:
