@@ -128,10 +128,12 @@ class PanelDatasetProvider(LocalDatasetProvider):
         if len(days) == 0:
             empty: pd.DataFrame = pd.DataFrame(index=_index([], [], [], []), columns=names)
             return empty
-        universe = self.get_instruments_d(instruments, freq)
+        spans = _spans_by_code(self.get_instruments_d(instruments, freq))
+        if not spans:
+            nobody: pd.DataFrame = pd.DataFrame(index=_index([], [], [], []), columns=names, dtype=np.float32)
+            return nobody
         calendar = Cal.calendar(freq=freq)
         begin, end = _rows(calendar, days)
-        spans = _spans_by_code(universe)
         panel = self._panel(tuple(spans), calendar, _membership(spans, calendar), trees)
         frame = self._frame(panel, trees, names, begin, end, calendar)
         return _processed(frame, list(spans), inst_processors) if inst_processors else frame
