@@ -125,7 +125,6 @@ def test_quantiles_and_pairs_of_every_window(odd: Path) -> None:
     fields = [f"Quantile({leaf},{w},{q})" for leaf in LEAVES for w in (0, 1, 5, 60) for q in (0, 0.2, 0.5, 1)]
     pairs = [("$close", "$volume"), ("$close", "$odd"), ("$level", "$step"), ("$change", "Ref($change,1)")]
     fields += [f"{op}({x},{y},{w})" for op in ("Corr", "Cov") for x, y in pairs for w in (1, 2, 5, 20, 60, 500)]
-    fields += [f"Cov({x},{y},0)" for x, y in pairs]
     fields += ["Corr($close,$close,5)", "Corr(Log($volume+1),$close/Ref($close,1),20)", "Cov($close,$brief,10)"]
     assert_agree(*both(market(), fields))
 
@@ -140,7 +139,9 @@ def test_windows_that_are_weights_and_shifts_into_the_future(odd: Path) -> None:
 
 
 def test_elementwise_operators_with_scalars_on_either_side(odd: Path) -> None:
-    fields = [f"{op}({x},{y})" for op in PAIRS for x in ("$odd", "$late") for y in ("$close", "$step")]
+    fields = [f"{op}($odd,{y})" for op in PAIRS for y in ("$close", "$step")]
+    fields += [f"{op}($late,{y})" for op in PAIRS[:6] for y in ("$close", "$brief")]
+    fields += ["Power($late,$step)", "Power($step,$late)", "$brief-$late/$odd"]
     fields += [f"{op}({x},{y})" for op in PAIRS for x, y in (("$odd", 2), ("$odd", 0.5), (2, "$odd"), (0.5, "$step"))]
     fields += [f"$odd{sign}{y}" for sign in ("+", "-", "*", "/", ">", ">=", "<", "<=", "==", "!=") for y in (0, -1.5)]
     fields += [f"1.5{sign}$odd" for sign in ("+", "-", "*", "/", ">", "<", "==")]
@@ -152,10 +153,14 @@ def test_elementwise_operators_with_scalars_on_either_side(odd: Path) -> None:
 def test_conditions_and_types_follow_qlib(odd: Path) -> None:
     fields = [f"{op}({UP},$odd>0)" for op in ("And", "Or")]
     fields += [f"Not({UP})", f"And(Not({UP}),Or($odd>0,$step==0))", f"{UP}&($odd>0)", f"{UP}|($odd>0)"]
-    fields += [f"If({c},{x},{y})" for c in (UP, "$odd", "$odd>0") for x, y in (("$close", "$open"), (1, 0), (1, "$odd"))]
+    fields += [
+        f"If({c},{x},{y})" for c in (UP, "$odd", "$odd>0") for x, y in (("$close", "$open"), (1, 0), (1, "$odd"))
+    ]
     fields += [f"If({UP},$close,0.5)", f"If({UP},0.5,$close)", f"If({UP},Mean($close,5),$close)"]
     fields += [f"If({UP},1,0)/If($step>0,1,0)", f"If({UP},1,0)*2", f"Mean(If({UP},1,0),5)", f"If({UP},1,0)+0.5"]
-    fields += [f"{op}({UP},5)" for op in ("Mean", "Sum", "Count", "Std", "Ref", "Max", "Rank", "EMA", "IdxMax", "Slope")]
+    fields += [
+        f"{op}({UP},5)" for op in ("Mean", "Sum", "Count", "Std", "Ref", "Max", "Rank", "EMA", "IdxMax", "Slope")
+    ]
     fields += [f"{UP}*$volume", f"{UP}+1", f"{UP}/2", f"Sign({UP})", f"Abs({UP})", f"Greater({UP},0.5)", f"2*{UP}"]
     fields += [f"{UP}+($odd>0)", f"Sum({UP},0)", f"Mean({UP},0.3)", "Mean(($odd>0)*($step>=0),20)", f"{UP}>0.5"]
     assert_agree(*both(market(), fields))
@@ -253,7 +258,7 @@ def test_an_instrument_without_files_and_one_without_the_field(odd: Path) -> Non
 
 def test_filters(odd: Path) -> None:
     by_name = NameDFilter(name_rule_re="SH60000[0-9]|SZ0010")
-    by_value = ExpressionDFilter(rule_expression="$close>20", filter_start_time=START, filter_end_time=END)
+    by_value = ExpressionDFilter(rule_expression="$close>20", fstart_time=START, fend_time=END)
     for pipe in ([by_name], [by_value], [by_name, by_value]):
         assert_agree(*both(D.instruments("index", filter_pipe=pipe), FIELDS))
 
@@ -288,12 +293,14 @@ def test_values_do_not_depend_on_the_start(odd: Path) -> None:
 
 
 def test_the_window_of_a_query_is_reproduced_on_request(odd: Path) -> None:
-    fields = ["EMA($close,20)", "Ref($close,0)", "Sum($volume,0)", "Delta($close,0)", "Delta($close,5)", "EMA($odd,0.1)"]
+    fields = ["EMA($close,20)", "Ref($close,0)", "Sum($volume,0)", "Delta($close,5)", "EMA($odd,0.1)"]
     fields += ["Mean(EMA($close,5),10)", "Std($close,5)", "Ref(Sum($close,0),-2)", "Mean($close,5)", "$close"]
     stock = LocalDatasetProvider().dataset(market(), fields, START, END)
     ours = PanelDatasetProvider(qlib_window=True).dataset(market(), fields, START, END)
     _equal(stock, ours)
-    assert not np.allclose(ours["EMA($close,20)"], PanelDatasetProvider().dataset(market(), fields, START, END)["EMA($close,20)"])
+    assert not np.allclose(
+        ours["EMA($close,20)"], PanelDatasetProvider().dataset(market(), fields, START, END)["EMA($close,20)"]
+    )
 
 
 def _equal(stock: pd.DataFrame, ours: pd.DataFrame) -> None:
@@ -370,7 +377,7 @@ def test_hostile_texts_are_refused_and_do_nothing(odd: Path, tmp_path: Path, tex
 def test_another_frequency_goes_to_qlib_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     days = read_calendar(write_odd_market(tmp_path))
     weeks = days[::5]
-    (tmp_path / "calendars" / "week.txt").write_text("".join(f"{day}\n" for day in weeks), encoding="ascii")
+    (tmp_path / "calendars" / "1week.txt").write_text("".join(f"{day}\n" for day in weeks), encoding="ascii")
     for code in ("SH600000", "SH600001"):
         start, values = read_feature(tmp_path, code, "close")
         path = tmp_path / "features" / code.lower() / "close.week.bin"
@@ -424,9 +431,7 @@ def test_swapped_in_by_configuration(odd_market: Path, kernels: int) -> None:
 
 
 def _in_a_worker(provider: PanelDatasetProvider, root: str, out: str) -> None:
-    qlib.init(
-        provider_uri=root, region="cn", kernels=1, dataset_provider=PANEL_PROVIDER, logging_level=logging.ERROR
-    )
+    qlib.init(provider_uri=root, region="cn", kernels=1, dataset_provider=PANEL_PROVIDER, logging_level=logging.ERROR)
     codes = ["SH600000", "SH600001", "SZ001001"]
     provider.dataset(codes, list(FIELDS), START, END).to_pickle(f"{out}/handed")
     D.features(codes, list(FIELDS), START, END, disk_cache=0).to_pickle(f"{out}/own")
@@ -449,7 +454,7 @@ def _handlers(dates: dict[str, str]) -> list[DataHandlerLP]:
         "class": "QlibDataLoader",
         "kwargs": {
             "config": {
-                "feature": (["Mean($close,5)/$close", "EMA($volume,5)"], ["mean", "ema"]),
+                "feature": (["Mean($close,5)/$close", "Std($volume,5)"], ["mean", "std"]),
                 "label": (["Ref($close,-2)/Ref($close,-1)-1"], ["label"]),
             }
         },
@@ -458,12 +463,12 @@ def _handlers(dates: dict[str, str]) -> list[DataHandlerLP]:
     return [
         DataHandlerLP("csi300", **dates, data_loader=loader, learn_processors=learn),
         Alpha158("csi300", **dates, fit_start_time=dates["start_time"], fit_end_time=dates["end_time"]),
-        Alpha360("csi300", **dates, fit_start_time=dates["start_time"], fit_end_time=dates["end_time"]),
+        Alpha360("csi300", **dates, infer_processors=[], learn_processors=[]),
     ]
 
 
 def test_handlers_give_equal_frames(small_provider: Path) -> None:
-    dates = {"start_time": "2019-06-03", "end_time": "2020-06-30"}
+    dates = {"start_time": "2019-09-02", "end_time": "2020-01-31"}
     settings_of_qlib = {
         "provider_uri": str(small_provider),
         "region": "cn",

@@ -169,8 +169,11 @@ def _elementwise(op: str, args: list[Any]) -> Cells:
     value = values[0] ** values[1] if op == "Power" else _ELEMENTWISE[op](*values)
     bound = _carried(op, [np.asarray(v, dtype=np.float64) for v in values], bounds, np.asarray(value, np.float64))
     exact = np.ones(value.shape, dtype=np.bool_)
-    for one in bounds:
-        exact &= one == 0
+    missing = np.zeros(value.shape, dtype=np.bool_)
+    for one, bound_of_one in zip(values, bounds, strict=True):
+        exact &= bound_of_one == 0
+        missing |= np.isnan(one) & np.isfinite(bound_of_one)
+    exact |= missing & np.isnan(value)
     return Cells(value, np.where(exact, 0.0, np.where(np.isnan(bound), np.inf, bound)), first, stop)
 
 
@@ -442,7 +445,9 @@ def _line(op: str, x: Array, ex: Array, infinite: Array, cells: Cells, window: i
         value = np.where(np.isfinite(x), value, np.nan)
     else:
         value = common**2 / (spread_x * squares)
-        spread_noise = 64 * _U * (_so_far(squares + size**2 / np.maximum(n, 1)) + _so_far(size) * size) + 2 * apart * widest
+        spread_noise = (
+            64 * _U * (_so_far(squares + size**2 / np.maximum(n, 1)) + _so_far(size) * size) + 2 * apart * widest
+        )
         share = noise / np.sqrt(spread_x * squares)
         error = 2 * np.sqrt(value) * share + share**2 + (value + share) * spread_noise / squares
         error = np.where(squares <= 2 * spread_noise, np.inf, error)

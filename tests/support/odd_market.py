@@ -60,9 +60,7 @@ def _spans(random: np.random.Generator) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def _bars(
-    random: np.random.Generator, place: int, code: str, first: int, stop: int
-) -> dict[str, tuple[int, Values]]:
+def _bars(random: np.random.Generator, place: int, code: str, first: int, stop: int) -> dict[str, tuple[int, Values]]:
     rows = stop - first
     if not rows:
         return {}

@@ -16,12 +16,25 @@ ROLLING = ("Mean", "Sum", "Std", "Var", "Max", "Min", "Med", "Mad", "Rank", "Idx
 LINES = ("Slope", "Rsquare", "Resi", "Skew", "Kurt", "Quantile")
 ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Greater", "Less")
 COMPARISONS = ("Gt", "Ge", "Lt", "Le", "Eq", "Ne")
-_SIGNS = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<=", "Eq": "==", "Ne": "!="}
+_SIGNS = {
+    "Add": "+",
+    "Sub": "-",
+    "Mul": "*",
+    "Div": "/",
+    "Gt": ">",
+    "Ge": ">=",
+    "Lt": "<",
+    "Le": "<=",
+    "Eq": "==",
+    "Ne": "!=",
+}
 _WINDOWS = (2, 3, 5, 10, 20, 30, 60, 0, 1, 500)
 _NUMBERS = (1, 2, -1, 0.5, 1e-12, 100, -0.25, 3)
 
 
-def formula(choose: Choose, complete: Sequence[str], partial: Sequence[str] = (), depth: int = 4, index: str = "") -> str:
+def formula(
+    choose: Choose, complete: Sequence[str], partial: Sequence[str] = (), depth: int = 4, index: str = ""
+) -> str:
     """Return a random formula of at most ``depth`` nested operators.
 
     Parameters
@@ -72,7 +85,9 @@ def _series(choose: Choose, fields: Sequence[str], depth: int, same_rows: bool, 
     if kind == "pair":
         return f"{choose(('Corr', 'Cov') if same_rows else ('Cov',))}({inner()},{inner()},{choose((5, 10, 20, 60))})"
     if kind == "shift":
-        return f"{choose(('Ref', 'Delta'))}({inner()},{choose((1, 2, 5, 20, -1, 0) if same_rows else (1, 2, 5, 20, -1))})"
+        return (
+            f"{choose(('Ref', 'Delta'))}({inner()},{choose((1, 2, 5, 20, -1, 0) if same_rows else (1, 2, 5, 20, -1))})"
+        )
     if kind == "alone":
         return f"{choose(('Abs', 'Log', 'Sign'))}({inner()})"
     if kind == "decay":
