@@ -1,4 +1,4 @@
-"""Random formulas through stock Qlib and through our provider, on three markets: do the frames agree?
+"""Ask stock Qlib and our provider for random formulas on three markets, and compare the frames.
 
 ``odd`` is a small market in which everything goes wrong that can (``tests/support/odd_market.py``), written to
 --provider if it is not there; ``embedded`` and ``real`` are read from --provider. What counts as agreement, and which

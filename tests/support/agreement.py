@@ -1,4 +1,4 @@
-"""Is our frame Qlib's frame? Index, columns, types and order exactly; missing and infinite cells exactly; numbers closely.
+"""Is our frame Qlib's? Index, columns, types and order exactly; missing and infinite cells exactly; numbers closely.
 
 A number may differ by 1e-5 of itself or 1e-8 of its column's deviation, whichever is more. Cells in which stock Qlib's
 own number is rounding noise are exempt: ``doubt.py`` finds them from the inputs, for the columns in which something
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,8 +75,9 @@ def _column(stock: pd.DataFrame, ours: pd.DataFrame, place: int) -> Column:
     pattern, apart, allowed = _differences(reference, value)
     same = (reference.view(np.uint32) == value.view(np.uint32)) | (np.isnan(reference) & np.isnan(value))
     exempt = np.zeros(len(value), dtype=np.bool_)
-    if (pattern | apart).any():
-        exempt = noise(text, stock.index, allowed) & (pattern | apart)
+    wrong = np.flatnonzero(pattern | apart)
+    if len(wrong):
+        exempt[wrong] = noise(text, stock.index[wrong], allowed[wrong])
     pattern, apart = pattern & ~exempt, apart & ~exempt
     worst = ""
     if (pattern | apart).any():
@@ -100,7 +100,15 @@ def _differences(reference: NDArray[np.float32], value: NDArray[np.float32]) -> 
     return pattern, apart, allowed
 
 
-def noise(text: str, index: pd.MultiIndex, allowed: Any = 0.0) -> Mask:
+def doubtful(frame: pd.DataFrame) -> dict[str, float]:
+    """Return for each formula of a frame the share of cells that would be exempt, whatever the other side says."""
+    values = {str(text): frame[text].to_numpy(dtype=np.float32) for text in frame.columns}
+    return {
+        text: float(noise(text, frame.index, _differences(value, value)[2]).mean()) for text, value in values.items()
+    }
+
+
+def noise(text: str, index: pd.MultiIndex, allowed: NDArray[np.float64]) -> Mask:
     """Return for each row of a frame whether stock Qlib's number may be off by more than is allowed."""
     codes = sorted(set(index.get_level_values(0)))
     cells = computed(read_text(text), codes, _leaf)

@@ -7,7 +7,7 @@ comparison, a rank or a division by about zero is noise as well. The cells where
 far a running computation may be from it. Nothing of the engine is used but its reader of texts, and the two results
 that are to be compared are not looked at.
 
-The bounds, with u = 2**-53 (half a unit in the last place) and H for "the largest so far", as running sums never forget:
+The bounds, with u = 2**-53 (half a unit in the last place) and H for the largest so far, as running sums never forget:
 
 * element-wise: 0 for exact inputs, both sides then do the same operation; otherwise first-order propagation. A
   comparison, sign, condition or division decided by less than its bound is *open* (bound infinite).
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from qlib_llm_alpha.data.qlib_text import is_foreign
 from qlib_llm_alpha.factor.printing import to_text
-from qlib_llm_alpha.factor.tree import Call, Field, Node, Number, walk
+from qlib_llm_alpha.factor.tree import Call, Field, Node, Number
 
 Array = NDArray[Any]
 Leaf = Callable[[str, Sequence[str]], "Cells"]
@@ -114,8 +114,7 @@ def computed(tree: Node, codes: Sequence[str], leaf: Leaf) -> Cells:
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # windows without a value
         result: Cells = of(tree, tuple(codes))
-        # What is written is float32: between the largest of these and beyond, everything is one.
-        return _blank(Cells(result.value, result.bound, result.first, result.stop))
+        return result
 
 
 def _node(node: Node, codes: tuple[str, ...], of: Callable[..., Any], leaf: Leaf) -> Any:
@@ -338,7 +337,7 @@ def _shape(op: str) -> Callable[..., tuple[Array, Array]]:
             return n, size, apart, squares, widest, equal, np.nansum(away**power, -1) / n, *raised
 
         found = _over(window, cells.first, [x, ex, x - anchor], measure)
-        n, size, apart, squares, widest, equal, moment, *raised = found
+        n, _, apart, squares, widest, equal, moment, *raised = found
         variance = squares / n
         raw = [_so_far(one) for one in raised]
         noise = 64 * _U * (raw[-1] + 3 * raw[0] * raw[-2] + raw[0] ** power)
@@ -356,7 +355,7 @@ def _shape(op: str) -> Callable[..., tuple[Array, Array]]:
         tiny = equal | (variance <= noise2)
         if _OLD_PANDAS:
             tiny = tiny | (variance <= 1e-14 + noise2)
-        elif True:
+        else:
             tiny = (variance <= noise2) & ~equal | equal & (noise2 > 1e-13 * _so_far(variance))
         value = np.where(enough & ~equal, value, np.nan)
         error = np.where(enough, np.where(tiny, np.inf, np.where(equal, 0.0, error)), 0.0)
@@ -371,7 +370,9 @@ def _paired(op: str, x: Cells, y: Cells, window: int) -> Cells:
     clean = [np.where(np.isfinite(one), one, np.nan) for one in raw]
     both = np.isfinite(raw[0]) & np.isfinite(raw[1])
     a, b = (np.where(both, one, np.nan) for one in raw)
-    ea, eb = (np.where(np.isfinite(v) | np.isinf(one.bound), one.bound, 0.0) for v, one in zip(raw, (x, y)))
+    ea, eb = (
+        np.where(np.isfinite(v) | np.isinf(one.bound), one.bound, 0.0) for v, one in zip(raw, (x, y), strict=True)
+    )
 
     def measure(w: list[Array], _: Array) -> tuple[Array, ...]:
         n, total, size, apart, squares, widest, equal = _basics(w[:2])
@@ -429,10 +430,10 @@ def _line(op: str, x: Array, ex: Array, infinite: Array, cells: Cells, window: i
         away = places - middle[..., None]
         y = np.where(equal[..., None], 0.0, w[0] - (total / n)[..., None])
         spread_x = np.nansum(away**2, -1)
-        return n, size, apart, squares, widest, equal, middle, spread_x, np.nansum(away * y, -1), y[..., -1]
+        return n, size, apart, squares, widest, middle, spread_x, np.nansum(away * y, -1), y[..., -1]
 
     found = _over(window, cells.first, [x, ex], measure)
-    n, size, apart, squares, widest, equal, middle, spread_x, common, newest = found
+    n, size, apart, squares, widest, middle, spread_x, common, newest = found
     scale = 64 * _U * _so_far(size)
     noise = (2 * width + rows) * scale + width * n * widest  # of the sum of place times value
     slope = common / spread_x
@@ -596,8 +597,3 @@ _MEASURES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "WMA": _wma,
     "EMA": _expanding_ema,
 }
-
-
-def fields_of(tree: Node) -> set[str]:
-    """Return the names of the fields in a formula."""
-    return {node.name for node in walk(tree) if isinstance(node, Field)}
