@@ -106,7 +106,7 @@ class FactorSetHandler(DataHandlerLP):
         super().setup_data(init_type=init_type, **kwargs)
         frame: pd.DataFrame = self._learn if self.drop_raw else self._data
         features = frame["feature"]
-        empty = [str(name) for name in features.columns if not features[name].notna().any()]
+        empty = [str(name) for name, missing in features.isna().all().items() if missing]
         if empty:
             raise LibraryError(
                 f"factors {empty} have no value between {self.start_time} and {self.end_time}: their look-back is "

@@ -24,8 +24,9 @@ class DailyInf(Processor):
         self.fields_group = fields_group
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Treat a frame indexed (datetime, instrument), in place."""
+        """Return the frame, indexed (datetime, instrument), with its infinite values replaced."""
         columns = [column for column in df.columns if column[0] == self.fields_group]
+        treated = df.copy(deep=False)
         for column in columns:
             values = df[column].to_numpy()
             infinite = np.isinf(values)
@@ -33,16 +34,16 @@ class DailyInf(Processor):
                 finite = pd.Series(np.where(infinite, np.nan, values), index=df.index.get_level_values("datetime"))
                 by_day = finite.groupby(level=0)
                 top, bottom = by_day.transform("max").to_numpy(), by_day.transform("min").to_numpy()
-                df[column] = np.where(values == np.inf, top, np.where(values == -np.inf, bottom, values))
-        return df
+                treated[column] = np.where(values == np.inf, top, np.where(values == -np.inf, bottom, values))
+        return treated
 
     def is_for_infer(self) -> bool:
         """Say that prediction treats infinite values as training does."""
         return True
 
     def readonly(self) -> bool:
-        """Say that the frame is changed in place."""
-        return False
+        """Say that the given frame stays as it is, so that the handler need not copy it first."""
+        return True
 
 
 class DailyZScore(Processor):
@@ -61,7 +62,8 @@ class DailyZScore(Processor):
         self.fields_group = fields_group
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Treat a frame indexed (datetime, instrument), in place."""
+        """Return the frame, indexed (datetime, instrument), with its group standardised."""
+        standardised = df.copy(deep=False)
         day, _ = pd.factorize(df.index.get_level_values("datetime"))
         for column in [column for column in df.columns if column[0] == self.fields_group]:
             stored = df[column].to_numpy()
@@ -72,13 +74,13 @@ class DailyZScore(Processor):
                 mean = np.bincount(day, weights=np.where(there, values, 0.0)) / count
                 centred = values - mean[day]
                 square = np.bincount(day, weights=np.where(there, centred * centred, 0.0))
-                df[column] = (centred / np.sqrt(square / (count - 1))[day]).astype(stored.dtype)
-        return df
+                standardised[column] = (centred / np.sqrt(square / (count - 1))[day]).astype(stored.dtype)
+        return standardised
 
     def is_for_infer(self) -> bool:
         """Say that it stands among the learn processors: prediction has no label."""
         return False
 
     def readonly(self) -> bool:
-        """Say that the frame is changed in place."""
-        return False
+        """Say that the given frame stays as it is, so that the handler need not copy it first."""
+        return True

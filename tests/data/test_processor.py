@@ -72,3 +72,12 @@ def test_the_daily_zscore_of_a_day_is_its_own_in_any_order_of_rows() -> None:
 def test_the_daily_zscore_leaves_other_groups_alone() -> None:
     frame = frame_of([[1, 2, 3, 4]])
     pd.testing.assert_frame_equal(DailyZScore()(frame.copy()), frame)
+
+
+def test_the_given_frame_stays_as_it_is() -> None:
+    for processor, group in ((DailyInf(), "feature"), (DailyZScore(), "label")):
+        given = frame_of([[1, INF, 2, 3], [5, 6, NAN, 8]], group)
+        kept = given.copy()
+        processor(given)
+        assert processor.readonly()
+        pd.testing.assert_frame_equal(given, kept)
