@@ -46,7 +46,6 @@ def test_rows_in_any_order_give_the_same() -> None:
 
 def test_prediction_is_treated_as_training_is() -> None:
     assert DailyInf().is_for_infer()
-    assert not DailyInf().readonly()
 
 
 def test_the_daily_zscore_is_qlibs_up_to_rounding() -> None:
