@@ -136,7 +136,7 @@ def score_formulas(
 
 
 def warm_up_engine(progress: Callable[[int, int], None] | None = None) -> WarmUp:
-    """Compile the engine's kernels for this machine."""
+    """Compile the engine's kernels for this machine, in two processes."""
     from qlib_llm_alpha.engine.warmup import warm_up
 
-    return warm_up(progress)
+    return warm_up(progress, processes=2)

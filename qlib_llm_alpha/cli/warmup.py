@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from typing import Any
 
@@ -15,7 +16,7 @@ def add_parser(commands: Any) -> None:
         "warmup",
         help="compile the engine's kernels, once for a machine",
         description="Compile the engine's kernels for this machine and keep them on disk, so that the first evaluation "
-        "does not have to. Takes up to half a minute the first time, about a second afterwards.",
+        "does not have to. Takes half a minute on two processors the first time, about a second afterwards.",
     )
     parser.set_defaults(run=run)
 
@@ -24,7 +25,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from tqdm import tqdm
 
-    print("compiling the engine's kernels for this machine: once, up to half a minute", file=sys.stderr, flush=True)
+    print(
+        "compiling the engine's kernels for this machine: once, half a minute on two processors, a minute on one",
+        file=sys.stderr,
+        flush=True,
+    )
+    logging.getLogger("qlib_llm_alpha.engine.compiling").setLevel(logging.ERROR)  # it would say the same again
     with tqdm(unit="kernel", leave=False, disable=None) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -49,7 +49,7 @@ class _Once:
             self.told = True
             _LOG.warning(
                 "compiling the engine's kernels for this machine, beginning with %s: this happens once, takes up to "
-                "half a minute and is kept on disk; `qlib-llm-alpha warmup` does it beforehand",
+                "a minute and is kept on disk; `qlib-llm-alpha warmup` does it beforehand",
                 name,
             )
 

@@ -9,7 +9,10 @@ entry.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +35,8 @@ from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.limits import Limits
 from qlib_llm_alpha.factor.parser import read
+
+Step = Callable[[], Any]
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,6 +67,8 @@ _ELEMENTWISE: Final = (
     "Mean(1.0*($close>$open)+Mean($close,3),5)",
     "(Mean($close,5)+$open)+(Mean($close,3)-$open)/(Mean($close,2)*$open)",
 )
+# Two inputs that lack different rows take another way.
+_PAIRS: Final = ("Corr($close,$volume,5)", "Corr(Mean($close,5),Ref(Mean($volume,5),3),5)")
 
 
 @dataclass(frozen=True)
@@ -79,23 +86,55 @@ class WarmUp:
     seconds: float
 
 
-def warm_up(progress: Callable[[int, int], None] | None = None) -> WarmUp:
+def warm_up(progress: Callable[[int, int], None] | None = None, *, processes: int = 1) -> WarmUp:
     """Call every kernel once for each type it is compiled for; nothing happens without numba.
 
     Parameters
     ----------
     progress : callable, optional
         Called as ``progress(done, total)``.
+    processes : int
+        With 2 or more, kernels that read across instruments are compiled by a second process meanwhile.
     """
     begun = time.perf_counter()
     compiled: list[str] = []
-    steps = list(_steps()) if HAVE_NUMBA else []
-    with _alone(), listening(compiled.append), np.errstate(all="ignore"):
-        for done, step in enumerate(steps, start=1):
+    shared, over_time, across_names = _steps() if HAVE_NUMBA else ([], [], [])
+    total = len(shared) + len(over_time) + len(across_names)
+    done = itertools.count(1)
+
+    def take(steps: list[Step]) -> None:
+        for step in steps:
             step()
             if progress is not None:
-                progress(done, len(steps))
+                progress(next(done), total)
+
+    with _alone(), listening(compiled.append), np.errstate(all="ignore"):
+        take(shared)
+        # What both need is on disk now; the rest they compile for themselves.
+        helper = _second_process() if compiled and processes > 1 else None
+        take(over_time)
+        if helper is not None:
+            names, _ = helper.communicate()
+            compiled += names.split()
+        take(across_names)
     return WarmUp(tuple(compiled), time.perf_counter() - begun)
+
+
+def compile_across() -> tuple[str, ...]:
+    """Do the last part of :func:`warm_up` alone, and return what was compiled: the second process's work."""
+    compiled: list[str] = []
+    with listening(compiled.append), np.errstate(all="ignore"):
+        for step in _steps()[-1]:
+            step()
+    return tuple(compiled)
+
+
+def _second_process() -> subprocess.Popen[str]:
+    # A program of its own: neither a fork, which threads do not survive, nor a second run of the caller's script.
+    code = f"from {__name__} import compile_across; print(*compile_across())"
+    return subprocess.Popen(  # noqa: S603 - this interpreter, and our own text
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
 
 
 @contextmanager
@@ -104,14 +143,13 @@ def _alone() -> Iterator[None]:
     if not HAVE_NUMBA:
         yield
         return
-    run: Any = next(iter(KERNELS.values())).run
-    folder = Path(run.stats.cache_path)
+    folder = next(Path(one.run.stats.cache_path) for one in KERNELS.values() if hasattr(one.run, "stats"))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "warmup.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _LOG.warning("another process is compiling the kernels; waiting for it, up to half a minute")
+        _LOG.warning("another process is compiling the kernels; waiting for it, up to a minute")
         lock.acquire()
     try:
         yield
@@ -119,27 +157,30 @@ def _alone() -> Iterator[None]:
         lock.release()
 
 
-def _steps() -> Iterator[Callable[[], Any]]:
+def _steps() -> tuple[list[Step], list[Step], list[Step]]:
+    """Return what all evaluations need, what reads along time, and what reads across instruments."""
+    panel, everybody = _panel(), _panel(members=False)
+    shared: list[Step] = [partial(_both_ways, text, panel) for text in _ELEMENTWISE]
+    over_time: list[Step] = []
     first = np.zeros(LANES, dtype=np.int64)
     for kind in (np.float32, np.float64):
         tile = np.ones((_DAYS, LANES), dtype=kind)
         out = np.empty((_DAYS, LANES))
         for name, kernel in KERNELS.items():
             window = float(_WINDOW) if name == "EMA" else _WINDOW
-            yield partial(kernel.run, *[tile] * kernel.inputs, out, window, first, *_numbers(kernel.run, kernel.inputs))
+            numbers = _numbers(kernel.run, kernel.inputs)
+            over_time.append(partial(kernel.run, *[tile] * kernel.inputs, out, window, first, *numbers))
         for group in GROUPS:
             outs = [np.empty_like(out) for _ in group.members]
-            yield partial(group.run, tile, *outs, _WINDOW, first, *_numbers(group.run, len(outs)))
-    panel = _panel()
-    for text in _ELEMENTWISE:
-        yield partial(_both_ways, text, panel)
-    everybody = _panel(members=False)
+            over_time.append(partial(group.run, tile, *outs, _WINDOW, first, *_numbers(group.run, len(outs))))
+    over_time += [partial(_both_ways, text, panel) for text in _PAIRS]
+    across_names: list[Step] = []
     for name in ACROSS:
         for inner, other in (("$close", "$open"), ("Mean($close,5)", "$open"), ("$close", "Mean($open,5)")):
             tree = read(_cross_section(name, inner, other), Limits())
-            yield partial(evaluate, [tree], panel, threads=1)
-            yield partial(evaluate, [tree], everybody, threads=1)
-    yield partial(_score, panel)
+            across_names += [partial(evaluate, [tree], each, threads=1) for each in (panel, everybody)]
+    across_names.append(partial(_score, panel))
+    return shared, over_time, across_names
 
 
 def _numbers(run: Any, inputs: int) -> list[float]:
@@ -155,6 +196,7 @@ def _panel(*, members: bool = True) -> TiledPanel:
     rng = np.random.default_rng(0)
     names = ("$close", "$open", "$high", "$low", "$volume")
     values = {name: np.exp(rng.normal(size=(_DAYS, _INSTRUMENTS))) for name in names}
+    values["$volume"][7::9] = np.nan
     values["$industry"] = np.broadcast_to(np.arange(_INSTRUMENTS) % 3, (_DAYS, _INSTRUMENTS)).astype(np.float64)
     spans = {code: (number % 7, _DAYS - number % 5) for number, code in enumerate(codes)}
     member = np.ones((_DAYS, _INSTRUMENTS), dtype=np.bool_) if members else None
