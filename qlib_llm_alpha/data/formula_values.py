@@ -108,7 +108,7 @@ def formula_frame(
     begin = _first_row(panel, start)
     wanted = np.zeros((len(panel.instruments), len(panel.days)), dtype=np.bool_)
     wanted[:, begin:] = True if panel.member is None else panel.untiled(panel.member)[begin:].T
-    cells = Cells.of(wanted)
+    cells = Cells.by_instrument(wanted)
     refused = {formula.name: formula.refusal for formula in formulas if formula.expression is None}
     good = [(formula.name, formula.expression) for formula in formulas if formula.expression is not None]
     values = np.empty((len(good), len(cells)), dtype=np.float32)

@@ -68,9 +68,7 @@ class FactorSetLoader(QlibDataLoader):
         engine = configured_panel_provider()
         if engine is None and self.needs_engine and gp_name == "feature":
             engine = PanelDatasetProvider()
-            load = functools.partial(self._from_engine, engine)
-        else:
-            load = super().load_group_df
+        load = super().load_group_df if engine is None else functools.partial(self._from_engine, engine)
         if gp_name != "feature" or self.warmup != "strict":
             stock: pd.DataFrame = load(instruments, exprs, names, start_time, end_time, gp_name)
             return stock
@@ -95,10 +93,9 @@ class FactorSetLoader(QlibDataLoader):
         )
         processors = self.inst_processors
         chosen = processors if isinstance(processors, list) else processors.get(gp_name, [])
-        frame = engine.dataset(universe, exprs, start_time, end_time, self.freq, chosen)
-        frame.columns = names
-        by_day: pd.DataFrame = frame.swaplevel().sort_index()
-        return by_day
+        frame = engine.dataset_by_day(universe, exprs, start_time, end_time, self.freq, chosen)
+        frame.columns = pd.Index(names)
+        return frame
 
     def _without_warmup(self, frame: pd.DataFrame) -> pd.DataFrame:
         bars = self._bars_since_first(frame)

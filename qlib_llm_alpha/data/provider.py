@@ -32,7 +32,7 @@ from qlib_llm_alpha.data.bars import BinSource, QlibSource
 from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
 from qlib_llm_alpha.engine.evaluate import Batch
 from qlib_llm_alpha.engine.execution import Cells
-from qlib_llm_alpha.engine.tiles import Mask, TiledPanel
+from qlib_llm_alpha.engine.tiles import Mask, TiledPanel, Values
 from qlib_llm_alpha.factor.printing import to_text
 from qlib_llm_alpha.factor.tree import Call, Node, walk
 
@@ -120,36 +120,57 @@ class PanelDatasetProvider(LocalDatasetProvider):
         trees = [read_text(name) for name in names]
         if freq != _SERVED:
             self._tell_once(freq)
-            frame: pd.DataFrame = super().dataset(
+            stock: pd.DataFrame = super().dataset(
                 instruments, fields, start_time, end_time, freq, inst_processors=inst_processors
             )
-            return frame
-        days = Cal.calendar(start_time, end_time, freq)
-        if len(days) == 0:
-            empty: pd.DataFrame = pd.DataFrame(index=_index([], [], [], []), columns=names)
-            return empty
-        spans = _spans_by_code(self.get_instruments_d(instruments, freq))
-        if not spans:
-            nobody: pd.DataFrame = pd.DataFrame(index=_index([], [], [], []), columns=names, dtype=np.float32)
-            return nobody
-        calendar = Cal.calendar(freq=freq)
-        begin, end = _rows(calendar, days)
-        panel = self._panel(tuple(spans), calendar, _membership(spans, calendar), trees)
-        frame = self._frame(panel, trees, names, begin, end, calendar)
-        return _processed(frame, list(spans), inst_processors) if inst_processors else frame
+            return stock
+        frame = self._served(instruments, trees, names, start_time, end_time, by_day=False)
+        return _processed(frame, self._codes(instruments), inst_processors) if inst_processors else frame
 
-    def _frame(
+    def dataset_by_day(
         self,
-        panel: TiledPanel,
-        trees: Sequence[Node],
-        names: Sequence[str],
-        begin: int,
-        end: int,
-        calendar: NDArray[Any],
+        instruments: Any,
+        fields: Sequence[Any],
+        start_time: Any = None,
+        end_time: Any = None,
+        freq: str = "day",
+        inst_processors: Any = (),
     ) -> pd.DataFrame:
+        """Return :meth:`dataset` indexed (datetime, instrument), as handlers want it, without a sort afterwards."""
+        if freq != _SERVED or inst_processors:
+            frame = self.dataset(instruments, fields, start_time, end_time, freq, inst_processors)
+            by_day: pd.DataFrame = frame.swaplevel().sort_index()
+            return by_day
+        names = self.get_column_names(fields)
+        return self._served(instruments, [read_text(name) for name in names], names, start_time, end_time, by_day=True)
+
+    def _codes(self, instruments: Any) -> list[str]:
+        return list(_spans_by_code(self.get_instruments_d(instruments, _SERVED)))
+
+    def _served(
+        self, instruments: Any, trees: Sequence[Node], names: Sequence[str], start: Any, end: Any, *, by_day: bool
+    ) -> pd.DataFrame:
+        levels = ["datetime", "instrument"] if by_day else ["instrument", "datetime"]
+        days = Cal.calendar(start, end, _SERVED)
+        if len(days) == 0:
+            return pd.DataFrame(index=_no_rows(levels), columns=list(names))
+        spans = _spans_by_code(self.get_instruments_d(instruments, _SERVED))
+        if not spans:
+            return pd.DataFrame(index=_no_rows(levels), columns=list(names), dtype=np.float32)
+        calendar = Cal.calendar(freq=_SERVED)
+        begin = int(np.searchsorted(calendar, days[0]))
+        panel = self._panel(tuple(spans), calendar, _membership(spans, calendar), trees)
+        wanted, values = self._values(panel, trees, begin, begin + len(days), len(calendar), by_day=by_day)
+        index = _index(panel.instruments, pd.Index(calendar[begin : begin + len(days)]), wanted, levels)
+        return pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+
+    def _values(
+        self, panel: TiledPanel, trees: Sequence[Node], begin: int, end: int, days: int, *, by_day: bool
+    ) -> tuple[Mask, Values]:
+        """Return which cells the frame holds, (N, rows), and their values, (K, M)."""
         parts = []
-        for positions, opened, closed in self._windows(trees, begin, end, len(calendar)):
-            whole = opened == 0 and closed == len(calendar)
+        for positions, opened, closed in self._windows(trees, begin, end, days):
+            whole = opened == 0 and closed == days
             part = Batch(
                 [trees[position] for position in positions],
                 panel if whole else panel.window(opened, closed),
@@ -165,23 +186,14 @@ class PanelDatasetProvider(LocalDatasetProvider):
                 wanted |= (first <= row) & (row < stop)
         if panel.member is not None:
             wanted &= panel.untiled(panel.member)[begin:end].T.astype(np.bool_)
-        cells = Cells.of(wanted)
-        values = np.empty((len(names), len(cells)), dtype=np.float32)
+        cells = Cells.by_day(wanted) if by_day else Cells.by_instrument(wanted)
+        values = np.empty((len(trees), len(cells)), dtype=np.float32)
         for positions, offset, part in parts:
             block = values if len(parts) == 1 else np.empty((len(positions), len(cells)), dtype=np.float32)
             part.write_cells(cells.later(offset - begin), block)
             if block is not values:
                 values[positions] = block
-        counts = wanted.sum(axis=1)
-        kept = np.flatnonzero(counts)
-        index = _index(
-            [panel.instruments[place] for place in kept],
-            pd.Index(calendar[begin:end]),
-            np.repeat(np.arange(len(kept)), counts[kept]),
-            cells.rows,
-        )
-        result: pd.DataFrame = pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
-        return result
+        return wanted, values
 
     def _windows(self, trees: Sequence[Node], begin: int, end: int, rows: int) -> Iterable[tuple[list[int], int, int]]:
         """Yield positions of formulas with the rows they may see."""
@@ -272,19 +284,19 @@ def _membership(spans: Mapping[str, Spans | None], calendar: NDArray[Any]) -> Ma
     return member
 
 
-def _rows(calendar: NDArray[Any], days: NDArray[Any]) -> tuple[int, int]:
-    begin = int(np.searchsorted(calendar, days[0]))
-    return begin, begin + len(days)
+def _no_rows(levels: Sequence[str]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([[], []], names=list(levels))
 
 
-def _index(codes: Sequence[str], days: Any, code_places: Any, day_places: Any) -> pd.MultiIndex:
-    names = ["instrument", "datetime"]
-    index: pd.MultiIndex = (
-        pd.MultiIndex(levels=[list(codes), days], codes=[code_places, day_places], names=names)
-        if len(codes)
-        else pd.MultiIndex.from_arrays([[], []], names=names)
-    )
-    return index
+def _index(codes: Sequence[str], days: pd.Index, wanted: Mask, levels: Sequence[str]) -> pd.MultiIndex:
+    """Return the index of the true cells of a (N, rows) mask, ordered by the first level."""
+    if not wanted.any():
+        return _no_rows(levels)
+    kept = wanted.any(axis=1)
+    present = [code for code, there in zip(codes, kept, strict=True) if there]
+    if levels[0] == "datetime":
+        return pd.MultiIndex(levels=[days, present], codes=np.nonzero(wanted[kept].T), names=list(levels))
+    return pd.MultiIndex(levels=[present, days], codes=np.nonzero(wanted[kept]), names=list(levels))
 
 
 def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[Any]) -> pd.DataFrame:

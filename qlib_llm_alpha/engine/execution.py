@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.engine.across import ACROSS, across
 from qlib_llm_alpha.engine.graph import COMPARISONS, ELEMENTWISE, Graph, Node, below
 from qlib_llm_alpha.engine.kernels import arithmetic
-from qlib_llm_alpha.engine.kernels.gather import gather
+from qlib_llm_alpha.engine.kernels.gather import gather, scatter
 from qlib_llm_alpha.engine.kernels.registry import GROUPS, HAVE_NUMBA, KERNELS, LANES, Group
 from qlib_llm_alpha.engine.tiles import Mask, Spans, TiledPanel, Values
 from qlib_llm_alpha.errors import ExpressionError
@@ -34,31 +34,50 @@ _CUT: Final = frozenset(ACROSS) | {"Other"}
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Which cells of a panel a data frame holds, in its order: by instrument, then by day.
+    """Which cells of a panel a data frame holds, and where.
 
     Parameters
     ----------
     rows, lanes : array, (M,) int32
-        Row and lane of each cell.
+        Row and lane of each cell, tile after tile.
     starts : array, (tiles + 1,) int
         The cells of tile ``i`` are ``starts[i]`` to ``starts[i + 1]``.
+    places : array, (M,) int64, optional
+        The frame's row of each cell; None: in this order.
     """
 
     rows: NDArray[np.int32]
     lanes: NDArray[np.int32]
     starts: NDArray[np.int64]
+    places: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, wanted: Mask) -> Cells:
-        """Return the true cells of a (N, T) mask."""
+    def by_instrument(cls, wanted: Mask) -> Cells:
+        """Return the true cells of a (N, T) mask, for a frame ordered by instrument and then by day."""
         instrument, row = np.nonzero(wanted)
         tiles = -(-len(wanted) // LANES)
         starts = np.searchsorted(instrument, np.arange(tiles + 1) * LANES)
         return cls(row.astype(np.int32), (instrument % LANES).astype(np.int32), starts)
 
+    @classmethod
+    def by_day(cls, wanted: Mask) -> Cells:
+        """Return the true cells of a (N, T) mask, for a frame ordered by day and then by instrument."""
+        following = np.concatenate([[0], np.cumsum(wanted.sum(axis=0))[:-1]])  # the next free row of each day
+        rows, lanes, places, starts = [], [], [], [0]
+        for first in range(0, len(wanted), LANES):
+            row, lane = np.nonzero(wanted[first : first + LANES].T)
+            count = np.bincount(row, minlength=wanted.shape[1])
+            before = np.cumsum(count) - count
+            rows.append(row.astype(np.int32))
+            lanes.append(lane.astype(np.int32))
+            places.append(following[row] + np.arange(len(row)) - before[row])
+            starts.append(starts[-1] + len(row))
+            following = following + count
+        return cls(np.concatenate(rows), np.concatenate(lanes), np.array(starts), np.concatenate(places))
+
     def later(self, rows: int) -> Cells:
         """Return the same cells for a panel that begins ``rows`` rows later."""
-        return Cells(self.rows - np.int32(rows), self.lanes, self.starts)
+        return Cells(self.rows - np.int32(rows), self.lanes, self.starts, self.places)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -220,7 +239,11 @@ class Long(Tiles):
         value = _floating(value)
         for position in positions:
             dead = self.dead(position, tile)
-            gather(value, dead, self.cells.rows[cells], self.cells.lanes[cells], self.out[position, cells])
+            rows, lanes = self.cells.rows[cells], self.cells.lanes[cells]
+            if self.cells.places is None:
+                gather(value, dead, rows, lanes, self.out[position, cells])
+            else:
+                scatter(value, dead, rows, lanes, self.cells.places[cells], self.out[position])
 
     def take_arithmetic(self, op: str, left: Tile, right: Tile, positions: list[int], tile: int) -> bool:
         """See :class:`Sink`."""

@@ -206,8 +206,10 @@ def _panel(*, members: bool = True) -> TiledPanel:
 def _both_ways(text: str, panel: TiledPanel) -> None:
     batch = Batch([read(text, Limits())], panel, threads=1)
     batch.write_tiles(np.empty((1, panel.tile_count, _DAYS, LANES), dtype=np.float32))
-    cells = Cells.of(np.ones((_INSTRUMENTS, _DAYS), dtype=np.bool_))
+    everything = np.ones((_INSTRUMENTS, _DAYS), dtype=np.bool_)
+    cells = Cells.by_instrument(everything)
     batch.write_cells(cells, np.empty((1, len(cells)), dtype=np.float32))
+    batch.write_cells(Cells.by_day(everything), np.empty((1, len(cells)), dtype=np.float32))
 
 
 def _cross_section(name: str, inner: str, other: str) -> str:

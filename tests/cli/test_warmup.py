@@ -148,7 +148,7 @@ def _operators(provider: str) -> None:
                 tree = read(f"{one.name}({','.join(arguments)})", Limits())
                 batch = _or_none(lambda tree=tree, panel=panel: Batch([tree], panel, threads=1))
                 if batch is not None:
-                    cells = Cells.of(np.ones(panel.shape[::-1], dtype=np.bool_))
+                    cells = Cells.by_instrument(np.ones(panel.shape[::-1], dtype=np.bool_))
                     _or_none(lambda batch=batch, cells=cells: batch.write_cells(cells, _empty(len(cells))))
                     _or_none(lambda tree=tree, panel=panel: evaluate([tree], panel, threads=2))
     evaluate([read("P($$eps_q)/$close", Limits()), read("CSRank(P($$eps_q))", Limits())], members)

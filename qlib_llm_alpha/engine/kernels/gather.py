@@ -1,4 +1,4 @@
-"""Take chosen rows of a tile out into a long column, as a data frame holds them."""
+"""Take chosen cells of a tile out into a long column, as a data frame holds them."""
 
 from __future__ import annotations
 
@@ -34,3 +34,32 @@ def gather(tile: NDArray[Any], dead: NDArray[np.bool_], rows: Places, lanes: Pla
         _gather(tile, dead, rows, lanes, out)
         return
     out[:] = np.where(dead[rows, lanes], np.nan, tile[rows, lanes])
+
+
+@jit
+def _scatter(
+    tile: NDArray[Any],
+    dead: NDArray[np.bool_],
+    rows: Places,
+    lanes: Places,
+    places: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    for cell in range(len(rows)):
+        row, lane = rows[cell], lanes[cell]
+        out[places[cell]] = np.float32(np.nan) if dead[row, lane] else np.float32(tile[row, lane])
+
+
+def scatter(
+    tile: NDArray[Any],
+    dead: NDArray[np.bool_],
+    rows: Places,
+    lanes: Places,
+    places: NDArray[np.int64],
+    out: NDArray[np.float32],
+) -> None:
+    """Write ``tile[rows, lanes]`` as float32 to ``out[places]``, NaN where ``dead``; shapes as for :func:`gather`."""
+    if HAVE_NUMBA:
+        _scatter(tile, dead, rows, lanes, places, out)
+        return
+    out[places] = np.where(dead[rows, lanes], np.nan, tile[rows, lanes])
