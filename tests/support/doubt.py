@@ -7,7 +7,8 @@ comparison, a rank or a division by about zero is noise as well. The cells where
 far a running computation may be from it. Nothing of the engine is used but its reader of texts, and the two results
 that are to be compared are not looked at.
 
-The bounds, with u = 2**-53 (half a unit in the last place) and H for the largest so far, as running sums never forget:
+The bounds, with u = 2**-53 (half a unit in the last place). H is the largest magnitude so far and an eighth of the sum
+of all so far: running sums never forget, and every row adds its rounding.
 
 * element-wise: 0 for exact inputs, both sides then do the same operation; otherwise first-order propagation. A
   comparison, sign, condition or division decided by less than its bound is *open* (bound infinite).
@@ -257,6 +258,11 @@ def _over(window: int, first: Array, inputs: Sequence[Array], measure: Callable[
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
+def _lost(ulps: int, x: Array) -> Array:
+    """Return, in units of u, what a running sum of magnitude ``x`` may have lost up to each row."""
+    return ulps * _so_far(x) + 4 * np.cumsum(np.where(np.isfinite(x), x, 0.0), axis=0)
+
+
 def _so_far(x: Array) -> Array:
     return np.maximum.accumulate(np.where(np.isnan(x), 0.0, x), axis=0)
 
@@ -284,7 +290,7 @@ def _level(op: str) -> Callable[..., tuple[Array, Array]]:
         n, total, size, _, _, widest, equal = _over(window, cells.first, [x, ex], lambda w, _: _basics(w))
         value = np.where(n > 0, total / n if op == "Mean" else total, np.nan)
         round_numbers = np.cumsum(np.nan_to_num(x * 1024) % 1 != 0, axis=0) == 0
-        noise = np.where(equal | round_numbers & (_so_far(size) < 2.0**40), 0.0, 32 * _U * _so_far(size))
+        noise = np.where(equal | round_numbers & (_so_far(size) < 2.0**40), 0.0, _U * _lost(32, size))
         noise = noise + np.where(np.isinf(_so_far(ex)), np.inf, 0.0)
         error = (noise + n * widest) / (n if op == "Mean" else 1)
         return value, np.where(n > 0, error, np.where(np.isinf(widest), np.inf, 0.0))
@@ -295,7 +301,7 @@ def _level(op: str) -> Callable[..., tuple[Array, Array]]:
 def _spread_noise(n: Array, size: Array, apart: Array, squares: Array, ex: Array, equal: Array) -> Array:
     """Return the bound of a running sum of squares about the mean."""
     level = np.where(n > 0, size / np.maximum(n, 1), 0.0)
-    noise = 32 * _U * _so_far(squares + level * apart)
+    noise = _U * _lost(32, squares + level * apart)
     if _OLD_PANDAS:
         calm = equal
     else:
@@ -339,7 +345,7 @@ def _shape(op: str) -> Callable[..., tuple[Array, Array]]:
         found = _over(window, cells.first, [x, ex, x - anchor], measure)
         n, _, apart, squares, widest, equal, moment, *raised = found
         variance = squares / n
-        raw = [_so_far(one) for one in raised]
+        raw = [_lost(64, one) / 64 for one in raised]
         noise = 64 * _U * (raw[-1] + 3 * raw[0] * raw[-2] + raw[0] ** power)
         noise2 = 64 * _U * (raw[1] + raw[0] ** 2) + 2 * apart * widest / n + widest**2
         if op == "Skew":
@@ -385,10 +391,10 @@ def _paired(op: str, x: Cells, y: Cells, window: int) -> Cells:
     found = _over(window, first, [a, ea, b, eb], measure)
     n, size, apart, squares, widest, equal, size_b, apart_b, squares_b, widest_b, equal_b, common, products = found
     if _OLD_PANDAS:
-        noise = 32 * _U * (_so_far(products) + _so_far(size) * _so_far(size_b) / np.maximum(n, 1))
+        noise = _U * (_lost(32, products) + _lost(32, size) * _so_far(size_b) / np.maximum(n, 1))
     else:
         level, level_b = size / np.maximum(n, 1), size_b / np.maximum(n, 1)
-        noise = 32 * _U * _so_far(np.sqrt(squares * squares_b) + level * apart_b + level_b * apart)
+        noise = _U * _lost(32, np.sqrt(squares * squares_b) + level * apart_b + level_b * apart)
         noise = np.where((equal | equal_b) & (noise <= 1e-13 * _so_far(np.sqrt(squares * squares_b))), 0.0, noise)
     noise = noise + apart * widest_b + apart_b * widest + n * widest * widest_b
     open_ = np.isinf(_so_far(ea)) | np.isinf(_so_far(eb))
@@ -434,7 +440,7 @@ def _line(op: str, x: Array, ex: Array, infinite: Array, cells: Cells, window: i
 
     found = _over(window, cells.first, [x, ex], measure)
     n, size, apart, squares, widest, middle, spread_x, common, newest = found
-    scale = 64 * _U * _so_far(size)
+    scale = _U * _lost(64, size)
     noise = (2 * width + rows) * scale + width * n * widest  # of the sum of place times value
     slope = common / spread_x
     slope_error = noise / spread_x
@@ -447,7 +453,7 @@ def _line(op: str, x: Array, ex: Array, infinite: Array, cells: Cells, window: i
     else:
         value = common**2 / (spread_x * squares)
         spread_noise = (
-            64 * _U * (_so_far(squares + size**2 / np.maximum(n, 1)) + _so_far(size) * size) + 2 * apart * widest
+            _U * (_lost(64, squares + size**2 / np.maximum(n, 1)) + _lost(64, size) * size) + 2 * apart * widest
         )
         share = noise / np.sqrt(spread_x * squares)
         error = 2 * np.sqrt(value) * share + share**2 + (value + share) * spread_noise / squares
