@@ -151,18 +151,22 @@ class PanelDatasetProvider(LocalDatasetProvider):
         self, instruments: Any, trees: Sequence[Node], names: Sequence[str], start: Any, end: Any, *, by_day: bool
     ) -> pd.DataFrame:
         levels = ["datetime", "instrument"] if by_day else ["instrument", "datetime"]
+        frame: pd.DataFrame
         days = Cal.calendar(start, end, _SERVED)
         if len(days) == 0:
-            return pd.DataFrame(index=_no_rows(levels), columns=list(names))
+            frame = pd.DataFrame(index=_no_rows(levels), columns=list(names))
+            return frame
         spans = _spans_by_code(self.get_instruments_d(instruments, _SERVED))
         if not spans:
-            return pd.DataFrame(index=_no_rows(levels), columns=list(names), dtype=np.float32)
+            frame = pd.DataFrame(index=_no_rows(levels), columns=list(names), dtype=np.float32)
+            return frame
         calendar = Cal.calendar(freq=_SERVED)
         begin = int(np.searchsorted(calendar, days[0]))
         panel = self._panel(tuple(spans), calendar, _membership(spans, calendar), trees)
         wanted, values = self._values(panel, trees, begin, begin + len(days), len(calendar), by_day=by_day)
         index = _index(panel.instruments, pd.Index(calendar[begin : begin + len(days)]), wanted, levels)
-        return pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+        frame = pd.DataFrame(values.T, index=index, columns=list(names), copy=False)
+        return frame
 
     def _values(
         self, panel: TiledPanel, trees: Sequence[Node], begin: int, end: int, days: int, *, by_day: bool
@@ -285,18 +289,20 @@ def _membership(spans: Mapping[str, Spans | None], calendar: NDArray[Any]) -> Ma
 
 
 def _no_rows(levels: Sequence[str]) -> pd.MultiIndex:
-    return pd.MultiIndex.from_arrays([[], []], names=list(levels))
+    none: pd.MultiIndex = pd.MultiIndex.from_arrays([[], []], names=list(levels))
+    return none
 
 
-def _index(codes: Sequence[str], days: pd.Index, wanted: Mask, levels: Sequence[str]) -> pd.MultiIndex:
+def _index(codes: Sequence[str], days: Any, wanted: Mask, levels: Sequence[str]) -> pd.MultiIndex:
     """Return the index of the true cells of a (N, rows) mask, ordered by the first level."""
     if not wanted.any():
         return _no_rows(levels)
     kept = wanted.any(axis=1)
-    present = [code for code, there in zip(codes, kept, strict=True) if there]
-    if levels[0] == "datetime":
-        return pd.MultiIndex(levels=[days, present], codes=np.nonzero(wanted[kept].T), names=list(levels))
-    return pd.MultiIndex(levels=[present, days], codes=np.nonzero(wanted[kept]), names=list(levels))
+    present = [codes[place] for place in np.flatnonzero(kept)]
+    places: Any = np.nonzero(wanted[kept].T if levels[0] == "datetime" else wanted[kept])
+    values = [days, present] if levels[0] == "datetime" else [present, days]
+    index: pd.MultiIndex = pd.MultiIndex(levels=values, codes=places, names=list(levels))
+    return index
 
 
 def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[Any]) -> pd.DataFrame:
