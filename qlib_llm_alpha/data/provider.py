@@ -298,7 +298,7 @@ def _index(codes: Sequence[str], days: Any, wanted: Mask, levels: Sequence[str])
     if not wanted.any():
         return _no_rows(levels)
     kept = wanted.any(axis=1)
-    present = [codes[place] for place in np.flatnonzero(kept)]
+    present = [codes[place] for place in np.flatnonzero(kept).tolist()]
     places: Any = np.nonzero(wanted[kept].T if levels[0] == "datetime" else wanted[kept])
     values = [days, present] if levels[0] == "datetime" else [present, days]
     index: pd.MultiIndex = pd.MultiIndex(levels=values, codes=places, names=list(levels))
