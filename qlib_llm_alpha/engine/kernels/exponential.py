@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from qlib_llm_alpha.engine.kernels.registry import KERNELS, LANES, Array, Kernel, Lanes, jit, kernel
 from qlib_llm_alpha.engine.kernels.sums import is_value, pick
@@ -48,17 +49,10 @@ def ewm(x: Array, out: Array, window: int, first: Lanes, alpha: float) -> None:
 
 
 def _decayed(x: Array, alpha: float) -> Array:
-    out = np.empty(x.shape)
-    mean, weight = np.full(x.shape[1], np.nan), np.zeros(x.shape[1])
-    with np.errstate(all="ignore"):
-        for t, row in enumerate(x):
-            entered = np.isfinite(row)
-            past = weight * (1.0 - alpha)
-            blended = np.where(np.isnan(mean), row, (past * mean + row) / (past + 1.0))
-            mean = np.where(entered & (row != mean), blended, mean)
-            weight = past + entered
-            out[t] = mean
-    return out
+    # pandas, whose bits the compiled loop has too: a recurrence of rows has no form in whole columns.
+    frame = pd.DataFrame(np.where(np.isfinite(x), x, np.nan))
+    mean: Array = frame.ewm(alpha=alpha, min_periods=1).mean().to_numpy()
+    return mean
 
 
 def _ema_fallback(x: Array, window: int, first: Lanes) -> Array:
@@ -66,18 +60,22 @@ def _ema_fallback(x: Array, window: int, first: Lanes) -> Array:
 
 
 def _ewm_fallback(x: Array, window: int, first: Lanes, alpha: float) -> Array:
-    return _decayed(x, _rate(alpha))
+    return _decayed(x, alpha)
 
 
 def _expanding_fallback(x: Array, window: int, first: Lanes) -> Array:
-    out = np.full(x.shape, np.nan)
-    for j, begin in enumerate(first):
-        values = np.where(np.isfinite(x[begin:, j]), x[begin:, j], 0.0)
-        seen = np.isfinite(x[begin:, j]).cumsum() > 0
-        for i in np.flatnonzero(seen):
-            weights = (1.0 - 2.0 / (i + 2.0)) ** np.arange(i, -1.0, -1.0)
-            out[begin + i, j] = values[: i + 1] @ weights / weights.sum()
-    return out
+    rows, lanes = x.shape
+    present = np.isfinite(x)
+    # Every lane is moved to where it begins, so that one row of weights is right for all.
+    row = np.arange(rows)[:, None] + first
+    moved = np.take_along_axis(np.where(present, x, 0.0), np.minimum(row, rows - 1), axis=0)
+    mean = np.empty((rows, lanes))
+    ages = np.arange(rows - 1.0, -1.0, -1.0)
+    for t in range(rows):
+        weights = np.exp(np.log(t / (t + 2.0)) * ages[rows - 1 - t :]) if t else np.ones(1)
+        mean[t] = weights @ moved[: t + 1] / weights.sum()
+    out = np.take_along_axis(mean, np.maximum(np.arange(rows)[:, None] - first, 0), axis=0)
+    return np.where(np.logical_or.accumulate(present, axis=0), out, np.nan)
 
 
 KERNELS["EMA"] = Kernel("EMA", 1, ema, _ema_fallback)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import bottleneck
 import numpy as np
 from numpy.typing import NDArray
 
-from qlib_llm_alpha.engine.kernels.registry import LANES, Array, Fallback, Lanes, jit, kernel, over_windows
+from qlib_llm_alpha.engine.kernels.plain import Windows
+from qlib_llm_alpha.engine.kernels.registry import LANES, Array, Lanes, jit, kernel
 
 Tile = NDArray[Any]
 
@@ -46,23 +48,35 @@ def scratch(rows: int, like: Tile) -> Tile:
     return room[skip : skip + rows * LANES]
 
 
-def _largest(windows: Array, length: Lanes) -> Array:
-    return np.asarray(np.fmax.reduce(windows, axis=-1))
+def _max_fallback(x: Array, window: int, first: Lanes) -> Array:
+    largest: Array = bottleneck.move_max(np.where(np.isfinite(x), x, np.nan), min(window, len(x)), 1, axis=0)
+    return largest
 
 
-def _smallest(windows: Array, length: Lanes) -> Array:
-    return np.asarray(np.fmin.reduce(windows, axis=-1))
+def _min_fallback(x: Array, window: int, first: Lanes) -> Array:
+    smallest: Array = bottleneck.move_min(np.where(np.isfinite(x), x, np.nan), min(window, len(x)), 1, axis=0)
+    return smallest
 
 
-def _place_of_best(sign: float) -> Fallback:
-    def measure(windows: Array, length: Lanes) -> Array:
-        width = windows.shape[-1]
-        begin = width - length
-        score = np.where(np.isnan(windows), np.inf, sign * windows)
-        score = np.where(np.arange(width) >= begin[..., None], score, -np.inf)
-        return np.asarray(score.argmax(axis=-1) - begin + 1.0)
+def _idxmax_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _place_of_best(x, window, first, 1.0)
 
-    return over_windows(measure)
+
+def _idxmin_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _place_of_best(x, window, first, -1.0)
+
+
+def _place_of_best(x: Array, window: int, first: Lanes, sign: float) -> Array:
+    rows, lanes = x.shape
+    width = min(window, rows)
+    present, row = np.isfinite(x), np.arange(rows)[:, None]
+    # A missing value counts as the largest, and what is no part of the window as the smallest.
+    score = np.full((rows + width - 1, lanes), -np.inf)
+    score[width - 1 :] = np.where(present, sign * x, np.where(row >= first, np.inf, -np.inf))
+    # bottleneck takes the last of equals and counts from the end: time runs backwards, and it is the first.
+    steps = bottleneck.move_argmax(score[::-1], width, axis=0)[width - 1 :][::-1]
+    place = steps + 1.0 - np.maximum(first - row + width - 1, 0)
+    return np.where(Windows(present, window).count > 0.0, place, np.nan)
 
 
 @jit
@@ -148,19 +162,19 @@ def _best_place(x: Tile, out: Array, window: int, first: Lanes, sign: float) -> 
                     end[j + LANES] = place_later if later > value else now
 
 
-@kernel("Max", over_windows(_largest))
+@kernel("Max", _max_fallback)
 def highest(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the largest value of each window."""
     _best(x, out, window, 1.0)
 
 
-@kernel("Min", over_windows(_smallest))
+@kernel("Min", _min_fallback)
 def lowest(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the smallest value of each window."""
     _best(x, out, window, -1.0)
 
 
-@kernel("IdxMax", _place_of_best(1.0))
+@kernel("IdxMax", _idxmax_fallback)
 def place_of_highest(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the place of the largest value, the oldest row of the window that exists being 1.
 
@@ -169,7 +183,7 @@ def place_of_highest(x: Tile, out: Array, window: int, first: Lanes) -> None:
     _best_place(x, out, window, first, 1.0)
 
 
-@kernel("IdxMin", _place_of_best(-1.0))
+@kernel("IdxMin", _idxmin_fallback)
 def place_of_lowest(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the place of the smallest value, as :func:`place_of_highest` does for the largest."""
     _best_place(x, out, window, first, -1.0)

@@ -11,23 +11,21 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from qlib_llm_alpha.engine.kernels.plain import Windows
 from qlib_llm_alpha.engine.kernels.registry import (
     GROUPS,
     KERNELS,
     LANES,
     Array,
-    Fallback,
     Group,
     Kernel,
     Lanes,
     jit,
-    over_windows,
 )
 from qlib_llm_alpha.engine.kernels.sums import (
     KEEP,
-    average,
-    distances,
     inlined,
     is_lost,
     is_value,
@@ -35,6 +33,7 @@ from qlib_llm_alpha.engine.kernels.sums import (
     pick,
     set_anchors,
     slide,
+    spread_of,
 )
 
 QUIET: Final = 2e-05**2
@@ -300,66 +299,75 @@ def _lane_weights(x: Array, start: int, stop: int, j: int) -> tuple[float, float
     return total, size, moment
 
 
-def _positions(windows: Array) -> Array:
-    """Return the positions of the values of each window, NaN where there is no value."""
-    positions = np.arange(1.0 - windows.shape[-1], 1.0)
-    return np.where(np.isfinite(windows), positions, np.nan)
+def _line_fallback(x: Array, window: int, wanted: str, quiet: float) -> Array:
+    """Return the slope, the explained share (NaN where the variance is at most ``quiet``) or the residual."""
+    with np.errstate(all="ignore"):
+        windows = Windows(np.isfinite(x), window)
+        n, ones, apart = windows.count, windows.ones(), windows.distances(x)
+        newest = windows.newest(apart) if wanted == "Resi" else apart
+        squares = windows.sums(apart * apart) if wanted == "Rsquare" else apart
+        places, place_squares = windows.sums(ones * windows.places), windows.sums(ones * windows.places**2)
+        moments, sums = windows.sums(apart * windows.places), windows.sums(apart)
+        common, spread_x = n * moments - places * sums, n * place_squares - places * places
+        slope: Array = common / spread_x
+        if wanted == "Rsquare":
+            spread_y = spread_of(n, sums, squares)
+            value = np.where(spread_y <= quiet * (n * (n - 1.0)), np.nan, common * common / (spread_x * spread_y))
+        elif wanted == "Resi":
+            value = newest - (sums + slope * (n * windows.newest_place - places)) / n
+            if windows.present is not None:
+                np.copyto(value, np.nan, where=~windows.present)
+        else:
+            value = slope
+    infinite = np.isinf(x)
+    if infinite.any():
+        # Qlib's own loop never recovers from an infinite value.
+        np.copyto(value, np.nan, where=np.logical_or.accumulate(infinite, axis=0))
+    return value
 
 
-def _fitted(windows: Array) -> tuple[Array, Array, Array, Array]:
-    """Return the slope of each window, the share it explains, its last residual and the sum of squares of y."""
-    places, y = _positions(windows), distances(windows)
-    places = places - average(places)[..., None]
-    spread_x, spread_y = np.nansum(places**2, axis=-1), np.nansum(y**2, axis=-1)
-    common = np.nansum(places * y, axis=-1)
-    slope = common / spread_x
-    return slope, common**2 / (spread_x * spread_y), y[..., -1] - slope * places[..., -1], spread_y
+def _slope_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _line_fallback(x, window, "Slope", QUIET)
 
 
-def _slope_of(windows: Array, length: Lanes) -> Array:
-    return _fitted(windows)[0]
+def _rsquare_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _line_fallback(x, window, "Rsquare", QUIET)
 
 
-def _explained_of(windows: Array, length: Lanes) -> Array:
-    return _fitted(windows)[1]
+def _expanding_rsquare_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _line_fallback(x, window, "Rsquare", 0.0)
 
 
-def _loudly_explained_of(windows: Array, length: Lanes) -> Array:
-    _, explained, _, squares = _fitted(windows)
-    count = np.isfinite(windows).sum(axis=-1)
-    return np.where(squares <= QUIET * (count - 1.0), np.nan, explained)
+def _resi_fallback(x: Array, window: int, first: Lanes) -> Array:
+    return _line_fallback(x, window, "Resi", QUIET)
 
 
-def _residual_of(windows: Array, length: Lanes) -> Array:
-    return _fitted(windows)[2]
-
-
-def _qlib_weighted_of(windows: Array, length: Lanes) -> Array:
-    newest = np.asarray(length, dtype=np.float64)
-    weighted = np.nansum(windows * (newest[..., None] + _positions(windows)), axis=-1)
-    mean: Array = weighted / (0.5 * newest * (newest + 1.0)) / np.isfinite(windows).sum(axis=-1)
-    return mean
-
-
-def _spoiled(fallback: Fallback) -> Fallback:
-    """Give ``fallback`` Qlib's habit of never recovering from an infinite value."""
-
-    def spoiled(x: Array, window: int, first: Lanes) -> Array:
-        return np.where(np.cumsum(np.isinf(x), axis=0) > 0, np.nan, fallback(x, window, first))
-
-    return spoiled
+def _wma_fallback(x: Array, window: int, first: Lanes) -> Array:
+    length = np.minimum(np.arange(len(x))[:, None] - first + 1.0, window)
+    with np.errstate(all="ignore"):
+        weighted, _, n, _, _ = _weighted_sums(x, window, length)
+        return np.where(n > 0.0, weighted / (0.5 * length * (length + 1.0) * n), np.nan)
 
 
 def _decay_linear_fallback(x: Array, window: int, first: Lanes) -> Array:
-    # Not over ``length``: the newest row weighs ``window``, however few rows there are.
-    def measure(windows: Array, length: Lanes) -> Array:
-        weights = window + _positions(windows)
-        lowest = np.fmin.reduce(windows, axis=-1)
-        above = np.nansum(weights * (windows - lowest[..., None]), axis=-1)
-        mean: Array = lowest + above / np.nansum(weights, axis=-1)
-        return mean
+    with np.errstate(all="ignore"):
+        weighted, weights, n, equal, last = _weighted_sums(x, window, np.array([[float(window)]]))
+        return np.where(n > 0.0, np.where(equal, last, weighted / weights), np.nan)
 
-    return over_windows(measure)(x, window, first)
+
+def _weighted_sums(x: Array, window: int, highest: Array) -> tuple[Array, Array, Array, NDArray[np.bool_], Array]:
+    """Return the sums of values by weights and of weights, counts, whether values are equal, and the newest of them.
+
+    ``highest`` is the weight of the newest row; a row before has one less.
+    """
+    windows = Windows(np.isfinite(x), window)
+    values, ones, n = windows.values(x), windows.ones()[:2], windows.count
+    highest = highest - windows.newest_place
+    weights = highest * n + windows.sums(ones * windows.places[:2])
+    moments = windows.sums(values * windows.places[:2])
+    equal, last = windows.constant(x)
+    weighted = np.where(equal, last * weights, highest * windows.sums(values) + moments)
+    return weighted, weights, n, equal, last
 
 
 def slope(x: Array, out: Array, window: int, first: Lanes) -> None:
@@ -400,10 +408,10 @@ def decay_linear(x: Array, out: Array, window: int, first: Lanes) -> None:
     _weighted(x, out, window, first, False)
 
 
-KERNELS["Slope"] = Kernel("Slope", 1, slope, _spoiled(over_windows(_slope_of)))
-KERNELS["Rsquare"] = Kernel("Rsquare", 1, rsquare, _spoiled(over_windows(_loudly_explained_of)))
-KERNELS["ExpandingRsquare"] = Kernel("ExpandingRsquare", 1, expanding_rsquare, _spoiled(over_windows(_explained_of)))
-KERNELS["Resi"] = Kernel("Resi", 1, resi, _spoiled(over_windows(_residual_of)))
-KERNELS["WMA"] = Kernel("WMA", 1, wma, over_windows(_qlib_weighted_of))
+KERNELS["Slope"] = Kernel("Slope", 1, slope, _slope_fallback)
+KERNELS["Rsquare"] = Kernel("Rsquare", 1, rsquare, _rsquare_fallback)
+KERNELS["ExpandingRsquare"] = Kernel("ExpandingRsquare", 1, expanding_rsquare, _expanding_rsquare_fallback)
+KERNELS["Resi"] = Kernel("Resi", 1, resi, _resi_fallback)
+KERNELS["WMA"] = Kernel("WMA", 1, wma, _wma_fallback)
 KERNELS["DecayLinear"] = Kernel("DecayLinear", 1, decay_linear, _decay_linear_fallback)
 GROUPS.append(Group(("Slope", "Rsquare", "Resi"), line))

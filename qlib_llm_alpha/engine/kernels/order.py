@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import bottleneck
 import numpy as np
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.kernels.extremes import scratch
-from qlib_llm_alpha.engine.kernels.registry import LANES, Array, Lanes, group, jit, kernel, over_windows
+from qlib_llm_alpha.engine.kernels.plain import Windows
+from qlib_llm_alpha.engine.kernels.registry import LANES, Array, Lanes, group, jit, kernel
 
 Tile = NDArray[Any]
 
@@ -24,60 +26,135 @@ BINS: Final = 8
 """Bins of ``Entropy``."""
 
 _DESCENT: Final = 64  # rows an ordered window may move down before it is carried up again
+_PIECES: Final = 32  # of time, through which numpy walks together: more do not fit the second-level cache
 
 
-def _quantile_of(windows: Array, length: Lanes, level: float) -> Array:
-    low, high, share = _neighbours(windows, level)
-    return np.where(share > 0, low + (high - low) * share, low)
-
-
-def _middle_of(windows: Array, length: Lanes) -> Array:
-    low, high, share = _neighbours(windows, 0.5)
-    return np.where(share > 0, (low + high) * 0.5, low)
-
-
-def _neighbours(windows: Array, level: float) -> tuple[Array, Array, Array]:
-    ordered = np.sort(windows + 0.0, axis=-1)  # NaN goes to the end
-    count = np.sum(~np.isnan(windows), axis=-1)
-    at = np.clip(level * (count - 1.0), 0.0, np.maximum(count - 1.0, 0.0))
+def _quantile_fallback(x: Array, window: int, first: Lanes, level: float) -> Array:
+    width = min(window, len(x))
+    count = Windows(np.isfinite(x), window).count
+    at = min(max(level, 0.0), 1.0) * np.maximum(count - 1.0, 0.0)
     below = at.astype(np.int64)
-    above = np.minimum(below + 1, windows.shape[-1] - 1)
-    low = np.take_along_axis(ordered, below[..., None], axis=-1)[..., 0]
-    high = np.take_along_axis(ordered, above[..., None], axis=-1)[..., 0]
-    return low, high, at - below
+    share = at - below
+    low, high = _ordered_neighbours(x, width, below)
+    with np.errstate(all="ignore"):
+        quantile: Array = np.where(share > 0.0, low + (high - low) * share, low)
+    return np.where(count > 0.0, quantile, np.nan)
 
 
-def _rank_of(windows: Array, length: Lanes) -> Array:
-    today = windows[..., -1:]
-    twice = np.sum(windows < today, axis=-1) + np.sum(windows <= today, axis=-1) - 1
-    rank = (twice * 0.5 + 1.0) / np.sum(~np.isnan(windows), axis=-1)
-    return np.where(np.isnan(today[..., 0]), np.nan, rank)
+def _ordered_neighbours(x: Array, width: int, below: Lanes) -> tuple[Array, Array]:
+    """Return the value of each window that has ``below`` smaller ones, and the next one.
+
+    Time is cut into pieces that are walked through together, a row of each at a time. A window's values stay where they
+    are, the arriving one in the place of the leaving one. Beside each stands its rank, the older of equals first: ranks
+    above the leaving value fall by one, ranks above the arriving value rise by one. Ranks are small integers, which
+    makes that cheaper than keeping the values in order.
+    """
+    rows, lanes = x.shape
+    length = max(-(-rows // _PIECES), width)
+    pieces = -(-rows // length)
+
+    def by_step(columns: NDArray[Any]) -> NDArray[Any]:
+        """Turn (pieces * length, lanes) into (length, pieces * lanes)."""
+        steps: NDArray[Any] = columns.reshape(pieces, length, lanes).swapaxes(0, 1).reshape(length, pieces * lanes)
+        return steps
+
+    # Columns of a panel are float32: half the memory, and no value becomes another.
+    narrow = np.array_equal(x.astype(np.float32), x, equal_nan=True)
+    padded = np.full((width + pieces * length, lanes), np.inf, dtype=np.float32 if narrow else np.float64)
+    np.copyto(padded[width : width + rows], x + 0.0, where=np.isfinite(x), casting="same_kind")  # -0.0 becomes 0.0
+    arriving = by_step(padded[width:])
+    values = padded[np.arange(pieces) * length + np.arange(width)[:, None]].reshape(width, -1)
+    small = np.int8 if width <= 127 else np.int32
+    slots, lane = np.arange(width, dtype=small)[:, None], np.arange(pieces * lanes)
+    ranks, room = np.empty(values.shape, dtype=small), np.empty(values.shape, dtype=small)
+    ranks[np.argsort(values, axis=0, kind="stable"), lane] = slots
+    holds = np.empty(values.shape, dtype=np.bool_)
+    wanted = by_step(np.resize(np.broadcast_to(below, (rows, lanes)), (pieces * length, lanes)).astype(small))
+    found = np.empty((2, length, pieces * lanes))
+    for step in range(length):
+        # The first piece begins with windows of nothing. Where it is the only one, that is not carried along.
+        used = min(step + 1, width) if pieces == 1 else width
+        line, rank, hold, slot = values[:used], ranks[:used], holds[:used], step % width
+        if pieces > 1 or step >= width:
+            np.greater_equal(line, line[slot].copy(), out=hold)
+            rank -= hold.view(np.int8)
+        line[slot] = arriving[step]
+        np.greater(line, arriving[step], out=hold)
+        rank += hold.view(np.int8)
+        rank[slot] = used - 1 - np.add.reduce(hold.view(np.int8), axis=0, dtype=small)
+        for number, place in enumerate((wanted[step], np.minimum(wanted[step] + small(1), small(used - 1)))):
+            np.equal(rank, place, out=hold)
+            at = np.add.reduce(np.multiply(hold.view(np.int8), slots[:used], out=room[:used]), axis=0, dtype=small)
+            found[number, step] = line[at, lane]
+    low, high = found.reshape(2, length, pieces, lanes).swapaxes(1, 2).reshape(2, -1, lanes)[:, :rows]
+    return low, high
 
 
-def _deviation_of(windows: Array, length: Lanes) -> Array:
-    present = ~np.isnan(windows)
-    count = present.sum(axis=-1)
-    mean = np.where(present, windows, 0.0).sum(axis=-1) / count
-    deviation = np.where(present, np.abs(windows - mean[..., None]), 0.0).sum(axis=-1) / count
-    flat = np.fmin.reduce(windows, axis=-1) == np.fmax.reduce(windows, axis=-1)
-    return np.where(flat, 0.0, deviation)
+def _med_fallback(x: Array, window: int, first: Lanes) -> Array:
+    values = np.where(np.isfinite(x), x + 0.0, np.nan)
+    middle: Array = bottleneck.move_median(values, min(window, len(x)), 1, axis=0)
+    return middle
 
 
-def _entropy_of(windows: Array, length: Lanes) -> Array:
-    count = np.sum(~np.isnan(windows), axis=-1)
-    low, high = np.fmin.reduce(windows, axis=-1), np.fmax.reduce(windows, axis=-1)
-    before, total = count, np.zeros(count.shape)
-    for number in range(1, BINS + 1):
-        edge = low + (high - low) * (number / BINS)
-        reached = np.sum(windows >= edge[..., None], axis=-1) if number < BINS else np.zeros_like(count)
-        inside = before - reached
-        total += inside * np.log(np.maximum(inside, 1))
-        before = reached
-    entropy = np.minimum((np.log(np.maximum(count, 1)) - total / count) / np.log(BINS), 1.0)
-    return np.where(count < 2, np.nan, np.where(high > low, entropy, 0.0))
+def _rank_fallback(x: Array, window: int, first: Lanes) -> Array:
+    windows = Windows(np.isfinite(x), window)
+    values = x if windows.present is None else np.where(windows.present, x, np.nan)
+    twice = _how_many(np.less, values, values, windows.width) + _how_many(np.less_equal, values, values, windows.width)
+    rank: Array = ((twice - 1) * 0.5 + 1.0) / np.maximum(windows.count, 1.0)
+    return np.where(np.isnan(values), np.nan, rank)
 
 
-@kernel("Quantile", over_windows(_quantile_of))
+def _mad_fallback(x: Array, window: int, first: Lanes) -> Array:
+    rows = len(x)
+    with np.errstate(all="ignore"):
+        windows = Windows(np.isfinite(x), window)
+        mean = windows.sums(windows.values(x)) / windows.count
+        equal, last = windows.constant(x)
+        np.copyto(mean, last, where=equal)
+        # As much is above the mean as below. Missing values are above nothing.
+        values = x if windows.present is None else np.where(windows.present, x, -np.inf)
+        above, room = np.zeros(x.shape), np.empty(x.shape)
+        for age in range(windows.width):
+            apart = np.subtract(values[: rows - age], mean[age:], out=room[age:])
+            above[age:] += np.fmax(apart, 0.0, out=apart)
+        return np.where(windows.count > 0.0, 2.0 * above / windows.count, np.nan)
+
+
+def _entropy_fallback(x: Array, window: int, first: Lanes) -> Array:
+    windows = Windows(np.isfinite(x), window)
+    values = x if windows.present is None else np.where(windows.present, x, np.nan)
+    low = bottleneck.move_min(values, windows.width, 1, axis=0)
+    high = bottleneck.move_max(values, windows.width, 1, axis=0)
+    count = windows.count
+    before, total = count.astype(np.int32), np.zeros(x.shape)
+    with np.errstate(all="ignore"):
+        for number in range(1, BINS):
+            edge = low + (high - low) * (number / BINS)
+            reached = _how_many(np.greater_equal, values, edge, windows.width)
+            inside = before - reached
+            total += inside * np.log(np.maximum(inside, 1.0))
+            before = reached
+        total += before * np.log(np.maximum(before, 1.0))
+        entropy = np.minimum((np.log(count) - total / count) / np.log(BINS), 1.0)
+    return np.where(count < 2.0, np.nan, np.where(high > low, entropy, 0.0))
+
+
+def _how_many(relation: np.ufunc, values: Array, limit: Array, width: int) -> NDArray[np.int32]:
+    """Return how many values of each window stand in ``relation`` to the ``limit`` of its newest row."""
+    rows = len(values)
+    number, few = np.zeros(values.shape, dtype=np.int32), np.zeros(values.shape, dtype=np.int8)
+    holds = np.empty(values.shape, dtype=np.bool_)
+    for age in range(width):
+        relation(values[: rows - age], limit[age:], out=holds[age:])
+        few[age:] += holds[age:].view(np.int8)
+        if age % 127 == 126:  # as many as eight bits hold
+            number += few
+            few[:] = 0
+    number += few
+    return number
+
+
+@kernel("Quantile", _quantile_fallback)
 def quantile(x: Tile, out: Array, window: int, first: Lanes, level: float) -> None:
     """Write the quantile of each window, between two values linearly, as pandas.
 
@@ -90,7 +167,7 @@ def quantile(x: Tile, out: Array, window: int, first: Lanes, level: float) -> No
         _pick_level(room[(base + 1) * LANES :], state, min(t + 1, window), level, out, t)
 
 
-@kernel("Med", over_windows(_middle_of))
+@kernel("Med", _med_fallback)
 def median(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the middle value of each window, or the mean of the two in the middle."""
     window = min(window, x.shape[0])
@@ -126,7 +203,7 @@ def median_and_quantile(x: Tile, out_1: Array, out_2: Array, window: int, first:
         _pick_level(ordered, state, full, level, out_2, t)
 
 
-@kernel("Rank", over_windows(_rank_of))
+@kernel("Rank", _rank_fallback)
 def rank(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the rank of the newest value among the values of the window, ties by their average, as a share.
 
@@ -158,7 +235,7 @@ def rank(x: Tile, out: Array, window: int, first: Lanes) -> None:
             out[t, j] = result if value == value else np.nan
 
 
-@kernel("Mad", over_windows(_deviation_of))
+@kernel("Mad", _mad_fallback)
 def mean_deviation(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the mean distance of the window's values from their mean; exactly 0 where they are all equal.
 
@@ -207,7 +284,7 @@ def mean_deviation(x: Tile, out: Array, window: int, first: Lanes) -> None:
             out[t, j] = result if count > 0.0 else np.nan
 
 
-@kernel("Entropy", over_windows(_entropy_of))
+@kernel("Entropy", _entropy_fallback)
 def entropy(x: Tile, out: Array, window: int, first: Lanes) -> None:
     """Write the entropy of the window's values in equal bins between smallest and largest, as a share of its most.
 

@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from qlib_llm_alpha.engine.kernels.registry import KERNELS, LANES, Array, Kernel, Lanes, jit, over_windows
-from qlib_llm_alpha.engine.kernels.sums import KEEP, distances, inlined, is_lost, is_value, pick, slide, var
+from qlib_llm_alpha.engine.kernels.plain import Windows
+from qlib_llm_alpha.engine.kernels.registry import KERNELS, LANES, Array, Kernel, Lanes, jit
+from qlib_llm_alpha.engine.kernels.sums import KEEP, inlined, is_lost, is_value, pick, slide, spread_of, var
 
 QUIET: Final = 2e-05**2
 """Qlib blanks correlations of inputs whose own deviation is at most 2e-5; this is the square."""
@@ -219,33 +220,33 @@ def cov(x: Array, y: Array, out: Array, window: int, first: Lanes) -> None:
     _cov(x, y, out, out, out, window)
 
 
-def _moments(x: Array, y: Array, window: int, first: Lanes) -> tuple[Array, Array, Array]:
-    """Return the joint variances of x and y, and their covariance."""
-    lanes = x.shape[1]
-    both = np.isfinite(x) & np.isfinite(y)
-    x, y = np.where(both, x, np.nan), np.where(both, y, np.nan)
-
-    def measure(windows: Array, length: Lanes) -> Array:
-        dx, dy = distances(windows[:, :lanes]), distances(windows[:, lanes : 2 * lanes])
-        products = np.concatenate([np.nansum(a * b, axis=-1) for a, b in ((dx, dx), (dy, dy), (dx, dy))], axis=1)
-        count = np.tile(np.isfinite(dx).sum(axis=-1), 3)
-        return np.where(count > 1, products / (count - 1.0), np.nan)
-
-    # The third block only makes room for the third result.
-    results = over_windows(measure)(np.concatenate([x, y, x], axis=1), window, np.tile(first, 3))
-    return results[:, :lanes], results[:, lanes : 2 * lanes], results[:, 2 * lanes :]
-
-
 def _corr_fallback(x: Array, y: Array, window: int, first: Lanes) -> Array:
-    variance_x, variance_y, covariance = _moments(x, y, window, first)
+    with_x, with_y = np.isfinite(x), np.isfinite(y)
     with np.errstate(all="ignore"):
-        value = np.clip(covariance / np.sqrt(variance_x * variance_y), -1.0, 1.0)
-    own_x, own_y = (KERNELS["Var"].fallback(each, window, first) for each in (x, y))
-    return np.where((own_x <= QUIET) | (own_y <= QUIET), np.nan, value)
+        windows = Windows(with_x & with_y, window)
+        n, apart_x, apart_y = windows.count, windows.distances(x), windows.distances(y)
+        squares_x, squares_y = windows.sums(apart_x * apart_x), windows.sums(apart_y * apart_y)
+        products = windows.sums(apart_x * apart_y)
+        sum_x, sum_y = windows.sums(apart_x), windows.sums(apart_y)
+        spread_x, spread_y = spread_of(n, sum_x, squares_x), spread_of(n, sum_y, squares_y)
+        value = (n * products - sum_x * sum_y) / np.sqrt(spread_x * spread_y)
+        value = np.minimum(np.maximum(value, -1.0), 1.0)
+        for mine, with_mine, spread in ((x, with_x, spread_x), (y, with_y, spread_y)):
+            if windows.present is None or np.array_equal(with_mine, windows.present):
+                quiet = spread <= QUIET * (n * (n - 1.0))
+            else:
+                quiet = KERNELS["Var"].fallback(mine, window, first) <= QUIET
+            np.copyto(value, np.nan, where=quiet)
+    return value
 
 
 def _cov_fallback(x: Array, y: Array, window: int, first: Lanes) -> Array:
-    return _moments(x, y, window, first)[2]
+    with np.errstate(all="ignore"):
+        windows = Windows(np.isfinite(x) & np.isfinite(y), window)
+        n, apart_x, apart_y = windows.count, windows.distances(x), windows.distances(y)
+        products = windows.sums(apart_x * apart_y)
+        value: Array = (n * products - windows.sums(apart_x) * windows.sums(apart_y)) / (n * (n - 1.0))
+    return value
 
 
 KERNELS["Corr"] = Kernel("Corr", 2, corr, _corr_fallback)

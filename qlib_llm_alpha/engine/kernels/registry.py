@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 try:
@@ -39,8 +38,6 @@ LANES: Final = 32
 """Instruments side by side: fewer and the loops unroll badly, more and a tile leaves the second-level cache."""
 
 HAVE_NUMBA: Final = numba is not None
-
-_ROWS_AT_ONCE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,37 +136,3 @@ def group(*members: str) -> Callable[[Callable[..., None]], Run]:
         return compiled
 
     return enter
-
-
-def over_windows(measure: Callable[..., Array]) -> Fallback:
-    """Make a fallback of a function of whole windows.
-
-    Parameters
-    ----------
-    measure : callable
-        ``measure(windows, length, *parameters)``: ``windows`` (rows, lanes, window) float64, oldest first, NaN where
-        there is no value, infinite values already NaN; ``length`` (rows, lanes) int, how many rows of the window exist.
-        Returns (rows, lanes). Warnings of empty windows are silenced, and their result becomes NaN.
-
-    Returns
-    -------
-    callable
-        A :class:`Kernel` ``fallback`` for one input, O(rows x window).
-    """
-
-    def fallback(x: Array, window: int, first: Lanes, *parameters: float) -> Array:
-        rows, lanes = x.shape
-        width = min(window, rows)
-        padded = np.concatenate([np.full((width - 1, lanes), np.nan), np.where(np.isfinite(x), x, np.nan)])
-        out = np.empty((rows, lanes))
-        for start in range(0, rows, _ROWS_AT_ONCE):
-            stop = min(rows, start + _ROWS_AT_ONCE)
-            windows = sliding_window_view(padded[start : stop + width - 1], width, axis=0)
-            begins = np.maximum(np.arange(start, stop)[:, None] - width + 1, first[None, :])
-            length = np.maximum(np.arange(start, stop)[:, None] + 1 - begins, 0)
-            with np.errstate(all="ignore"):
-                measured = measure(windows, length, *parameters)
-            out[start:stop] = np.where(np.isnan(windows).all(axis=-1), np.nan, measured)
-        return out
-
-    return fallback

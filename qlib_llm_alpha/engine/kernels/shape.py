@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from qlib_llm_alpha.engine.kernels.plain import Windows
 from qlib_llm_alpha.engine.kernels.registry import (
     GROUPS,
     KERNELS,
@@ -19,11 +20,8 @@ from qlib_llm_alpha.engine.kernels.registry import (
     Kernel,
     Lanes,
     jit,
-    over_windows,
 )
 from qlib_llm_alpha.engine.kernels.sums import (
-    average,
-    distances,
     inlined,
     is_lost,
     is_value,
@@ -170,22 +168,32 @@ _only_kurt = jit(_running(False, True))
 _both = jit(_running(True, True))
 
 
-def _central(windows: Array, power: int) -> Array:
-    return average(distances(windows) ** power)
+def _skew_fallback(x: Array, window: int, first: Lanes) -> Array:
+    with np.errstate(all="ignore"):
+        n, mean, square, variance, third, _ = _moments(x, window, 3)
+        third -= mean * (square + 2.0 * variance)
+        value = third * np.sqrt(n * (n - 1.0) * variance) / ((n - 2.0) * variance * variance)
+        return np.where(n < 3.0, np.nan, value)
 
 
-def _skewness_of(windows: Array, length: Lanes) -> Array:
-    n = np.isfinite(windows).sum(axis=-1)
-    variance = _central(windows, 2)
-    value = np.sqrt(n * (n - 1.0)) / (n - 2.0) * _central(windows, 3) / variance**1.5
-    return np.where((n < 3) | (variance == 0.0), np.nan, value)
+def _kurt_fallback(x: Array, window: int, first: Lanes) -> Array:
+    with np.errstate(all="ignore"):
+        n, mean, square, variance, third, fourth = _moments(x, window, 4)
+        third -= mean * (square + 2.0 * variance)
+        fourth -= mean * (4.0 * third + mean * (square + 5.0 * variance))
+        value = (n * n - 1.0) * fourth / (variance * variance) - 3.0 * (n - 1.0) * (n - 1.0)
+        return np.where(n < 4.0, np.nan, value / ((n - 2.0) * (n - 3.0)))
 
 
-def _excess_of(windows: Array, length: Lanes) -> Array:
-    n = np.isfinite(windows).sum(axis=-1).astype(np.float64)
-    variance = _central(windows, 2)
-    value = (n**2 - 1.0) * _central(windows, 4) / variance**2 - 3.0 * (n - 1.0) ** 2
-    return np.where((n < 4) | (variance == 0.0), np.nan, value / ((n - 2.0) * (n - 3.0)))
+def _moments(x: Array, window: int, powers: int) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """Return count, mean, mean square, variance, mean third and fourth power of the distances to the anchors."""
+    windows = Windows(np.isfinite(x), window)
+    n, apart = windows.count, windows.distances(x)
+    squares = apart * apart
+    third = windows.sums(squares * apart) / n
+    fourth = windows.sums(squares * squares) / n if powers > 3 else third
+    square, mean = windows.sums(squares) / n, windows.sums(apart) / n
+    return n, mean, square, square - mean * mean, third, fourth
 
 
 def skew(x: Array, out: Array, window: int, first: Lanes) -> None:
@@ -203,6 +211,6 @@ def skew_and_kurt(x: Array, skew_out: Array, kurt_out: Array, window: int, first
     _both(x, skew_out, kurt_out, window, first)
 
 
-KERNELS["Skew"] = Kernel("Skew", 1, skew, over_windows(_skewness_of))
-KERNELS["Kurt"] = Kernel("Kurt", 1, kurt, over_windows(_excess_of))
+KERNELS["Skew"] = Kernel("Skew", 1, skew, _skew_fallback)
+KERNELS["Kurt"] = Kernel("Kurt", 1, kurt, _kurt_fallback)
 GROUPS.append(Group(("Skew", "Kurt"), skew_and_kurt))

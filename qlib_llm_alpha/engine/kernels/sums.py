@@ -28,6 +28,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from qlib_llm_alpha.engine.kernels.plain import Windows
 from qlib_llm_alpha.engine.kernels.registry import (
     GROUPS,
     KERNELS,
@@ -38,7 +39,6 @@ from qlib_llm_alpha.engine.kernels.registry import (
     Lanes,
     jit,
     kernel,
-    over_windows,
 )
 
 KEEP: Final = 2.0**16
@@ -275,53 +275,48 @@ def _lane_squares(x: Array, start: int, stop: int, j: int, count: float) -> tupl
     return anchor, total, squares
 
 
-def average(values: Array) -> Array:
-    """Return the mean over the last axis of what is not NaN; NaN, without a warning, where all is."""
-    mean: Array = np.nansum(values, axis=-1) / np.isfinite(values).sum(axis=-1)
+def _level_of(x: Array, window: int) -> tuple[Windows, Array, NDArray[np.bool_], Array]:
+    """Return the windows, the sum of each, whether its values are equal, and the newest of them."""
+    windows = Windows(np.isfinite(x), window)
+    return windows, windows.sums(windows.values(x)), *windows.constant(x)
+
+
+def _mean_fallback(x: Array, window: int, first: Lanes) -> Array:
+    with np.errstate(all="ignore"):
+        windows, sums, equal, last = _level_of(x, window)
+        mean: Array = sums / windows.count
+    np.copyto(mean, last, where=equal)
     return mean
 
 
-def distances(windows: Array) -> Array:
-    """Return the values of each window minus their mean, exactly 0 where all are equal; NaN stays NaN."""
-    above: Array = windows - np.fmin.reduce(windows, axis=-1)[..., None]
-    return above - average(above)[..., None]
+def _sum_fallback(x: Array, window: int, first: Lanes) -> Array:
+    with np.errstate(all="ignore"):
+        windows, sums, equal, last = _level_of(x, window)
+        return np.where(windows.count > 0.0, np.where(equal, last * windows.count, sums), np.nan)
 
 
-def _mean_of(windows: Array, length: Lanes) -> Array:
-    lowest: Array = np.fmin.reduce(windows, axis=-1)
-    return np.where(_flat(windows), lowest, average(windows))
+def _var_fallback(x: Array, window: int, first: Lanes) -> Array:
+    with np.errstate(all="ignore"):
+        windows = Windows(np.isfinite(x), window)
+        apart = windows.distances(x)
+        n, squares = windows.count, windows.sums(apart * apart)
+        return spread_of(n, windows.sums(apart), squares) / (n * (n - 1.0))
 
 
-def _sum_of(windows: Array, length: Lanes) -> Array:
-    lowest: Array = np.fmin.reduce(windows, axis=-1)
-    count = np.isfinite(windows).sum(axis=-1)
-    total: Array = np.where(_flat(windows), lowest * count, np.nansum(windows, axis=-1))
-    return total
+def spread_of(count: Array, sums: Array, squares: Array) -> Array:
+    """Return ``count`` times the sum of squares about the mean, from sums about the windows' anchors."""
+    spread: Array = np.maximum(count * squares - sums * sums, 0.0)
+    return spread
 
 
-def _flat(windows: Array) -> NDArray[np.bool_]:
-    flat: NDArray[np.bool_] = np.fmin.reduce(windows, axis=-1) == np.fmax.reduce(windows, axis=-1)
-    return flat
-
-
-def _variance_of(windows: Array, length: Lanes) -> Array:
-    count = np.isfinite(windows).sum(axis=-1)
-    squares = np.nansum(distances(windows) ** 2, axis=-1)
-    value: Array = np.where(count > 1, squares / (count - 1), np.nan)
-    return value
-
-
-def _deviation_of(windows: Array, length: Lanes) -> Array:
-    deviation: Array = np.sqrt(_variance_of(windows, length))
+def _std_fallback(x: Array, window: int, first: Lanes) -> Array:
+    deviation: Array = np.sqrt(_var_fallback(x, window, first))
     return deviation
 
 
-def _counted(x: Array, window: int, first: Lanes) -> Array:
-    rows = np.arange(len(x))[:, None]
-    upto = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(~np.isnan(x), axis=0)])
-    inside = upto[1:] - upto[np.maximum(rows[:, 0] - window + 1, 0)]
-    counted: Array = np.where(rows >= first, inside, np.nan)
-    return counted
+def _count_fallback(x: Array, window: int, first: Lanes) -> Array:
+    counted = Windows(~np.isnan(x), window).count
+    return np.where(np.arange(len(x))[:, None] >= first, counted, np.nan)
 
 
 _only_level = jit(_running(True, False))
@@ -355,14 +350,14 @@ def mean_and_std(x: Array, mean_out: Array, std_out: Array, window: int, first: 
     _both(x, mean_out, std_out, window, first, True, True)
 
 
-KERNELS["Mean"] = Kernel("Mean", 1, mean, over_windows(_mean_of))
-KERNELS["Sum"] = Kernel("Sum", 1, total, over_windows(_sum_of))
-KERNELS["Std"] = Kernel("Std", 1, std, over_windows(_deviation_of))
-KERNELS["Var"] = Kernel("Var", 1, var, over_windows(_variance_of))
+KERNELS["Mean"] = Kernel("Mean", 1, mean, _mean_fallback)
+KERNELS["Sum"] = Kernel("Sum", 1, total, _sum_fallback)
+KERNELS["Std"] = Kernel("Std", 1, std, _std_fallback)
+KERNELS["Var"] = Kernel("Var", 1, var, _var_fallback)
 GROUPS.append(Group(("Mean", "Std"), mean_and_std))
 
 
-@kernel("Count", _counted)
+@kernel("Count", _count_fallback)
 def count(x: Array, out: Array, window: int, first: Lanes) -> None:
     """Write how many rows of the window are not NaN: infinite ones count, none gives 0, rows before ``first`` NaN."""
     nothing = np.full(LANES, np.nan, x.dtype)
