@@ -7,6 +7,7 @@ which stock Qlib's number is rounding noise are exempt; ``tests/support/doubt.py
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import multiprocessing
 from collections.abc import Sequence
@@ -39,11 +40,12 @@ from qlib_llm_alpha.data.provider_files import (
 )
 from qlib_llm_alpha.errors import ExpressionError
 from qlib_llm_alpha.ops.ours import OPERATORS
-from tests.support.agreement import assert_agree, doubtful
+from tests.support.agreement import assert_agree, doubtful, slow_values
 from tests.support.odd_market import COMPLETE, INDEX, PARTIAL, write_odd_market
 from tests.support.provider import open_provider
 from tests.support.qlib_texts import from_hypothesis
 
+PROOF = Path(__file__).parents[2] / "benchmarks" / "proofs" / "engine_agreement.py"
 START, END = "2019-09-02", "2020-03-31"
 WINDOWS = (0, 1, 2, 5, 20, 60, 500)
 LEAVES = ("$close", "$odd", "$spike", "$brief", "$level")
@@ -219,6 +221,24 @@ def test_random_formulas(odd_market: Path, fields: list[str]) -> None:
     assert_agree(*both(market(), fields))
 
 
+def test_the_proof_agrees_and_resumes(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("engine_agreement", PROOF)
+    assert spec is not None
+    assert spec.loader is not None
+    proof = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(proof)
+    out = tmp_path / "odd.jsonl"
+    command = ["--market", "odd", "--provider", str(odd), "--every", "3", "--seed", "5", "--out", str(out)]
+    assert proof.main([*command, "--expressions", "25"]) == 0
+    first = out.read_text(encoding="utf-8")
+    assert "batch 0" in capsys.readouterr().out
+    assert proof.main([*command, "--expressions", "25", "--until", "2019-12-31"]) == 0
+    assert out.read_text(encoding="utf-8") == first
+    assert proof.main([*command, "--expressions", "30", "--until", "2019-12-31"]) == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 2
+    assert "failures                     0" in capsys.readouterr().out
+
+
 def test_little_is_exempt(odd: Path) -> None:
     exact = ["Mean($close,20)/$close", "Max($odd,5)", "EMA($volume,12)", "Ref($close,1)", "Quantile($close,20,0.8)"]
     exact += ["If($close>$open,$close,$odd)", "IdxMax($close,20)", "Mad($volume,10)", "Rank($close,20)", "Sum($step,5)"]
@@ -228,6 +248,59 @@ def test_little_is_exempt(odd: Path) -> None:
     share = doubtful(PanelDatasetProvider().dataset(market(), exact + nearly))
     assert [text for text in exact if share[text] > 0] == []
     assert [text for text in nearly if share[text] > 0.06] == []
+
+
+def test_the_slow_evaluation_gives_qlibs_numbers(odd: Path) -> None:
+    # Else it would exempt the wrong cells.
+    fields = [f"{op}({leaf},{w})" for op in ROLLING for leaf in ("$close", "$odd", "$brief") for w in (5, 20)]
+    fields += [
+        f"{op}({leaf},0)" for op in ("Sum", "Max", "Rank", "EMA", "WMA", "Rsquare") for leaf in ("$close", "$odd")
+    ]
+    fields += ["Corr($close,$odd,10)", "Cov($late,$close,5)", "Quantile($odd,10,0.2)", "Mean($close,0.1)"]
+    fields += [f"If({UP},$odd,1)", "And($odd>0,Not($step==1))", "$odd**2/$step", "Log($odd)", "Sign($odd)*$late"]
+    fields += [f"Mask(Mean($close,3),'{INDEX}')+$late", "Ref($close,-3)", "Greater($odd,$step)-Less(2,$odd)"]
+    stock = LocalDatasetProvider().dataset(market(), fields)
+    slow = pd.DataFrame({text: slow_values(text, stock.index) for text in fields}, index=stock.index)
+    assert_agree(stock, slow.astype(np.float32))
+
+
+def test_where_qlibs_digits_are_lost_ours_are_right(odd: Path) -> None:
+    fields = ["Std($spike,20)", "Std($level,5)", "Rsquare($spike,20)", "Corr($spike,$close,10)", "Cov($spike,$odd,10)"]
+    fields += ["Std($close,20)", "Skew($spike,20)", "Kurt($volume*$volume,20)", "Slope($spike,10)", "Mean($spike,5)"]
+    ours = PanelDatasetProvider().dataset(market(), fields)
+    for text in fields:
+        value, expected = ours[text].to_numpy(dtype=np.float64), slow_values(text, ours.index)
+        several = np.isfinite(expected)  # of a single value stock Qlib has a slope, of noise
+        np.testing.assert_allclose(value[several], expected[several], rtol=2e-6, atol=1e-9, err_msg=text)
+
+
+# --- the judge
+
+
+def test_the_judge_sees_what_differs(odd: Path) -> None:
+    stock = LocalDatasetProvider().dataset(["SH600000", "SZ001001"], ["$close", "$odd", "Mean($close,5)"])
+    assert_agree(stock, stock.copy())
+    for place, column, value in (
+        (100, "$close", np.float32(stock["$close"].iloc[100] * (1 + 3e-5))),
+        (100, "$close", np.nan),
+        (100, "Mean($close,5)", np.inf),
+        (int(np.flatnonzero(np.isinf(stock["$odd"]))[0]), "$odd", np.float32(3e38)),
+        (int(np.flatnonzero(np.isinf(stock["$odd"]))[0]), "$odd", -stock["$odd"][np.isinf(stock["$odd"])].iloc[0]),
+        (int(np.flatnonzero(np.isnan(stock["$odd"]))[0]), "$odd", np.float32(0)),
+    ):
+        changed = stock.copy()
+        changed.iloc[place, changed.columns.get_loc(column)] = value
+        with pytest.raises(AssertionError, match="1 of 3 formulas differ"):
+            assert_agree(stock, changed)
+    for changed in (
+        stock.astype(np.float64),
+        stock.iloc[::-1],
+        stock.iloc[:-1],
+        stock[["$odd", "$close", "Mean($close,5)"]],
+        stock.rename_axis(["code", "datetime"]),
+    ):
+        with pytest.raises(AssertionError):
+            assert_agree(stock, changed)
 
 
 # --- universes, dates, shapes

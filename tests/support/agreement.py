@@ -110,16 +110,25 @@ def doubtful(frame: pd.DataFrame) -> dict[str, float]:
 
 def noise(text: str, index: pd.MultiIndex, allowed: NDArray[np.float64]) -> Mask:
     """Return for each row of a frame whether stock Qlib's number may be off by more than is allowed."""
-    codes = sorted(set(index.get_level_values(0)))
-    cells = computed(read_text(text), codes, _leaf)
-    place = pd.Index(codes).get_indexer(index.get_level_values(0))
-    row = pd.Index(Cal.calendar()).get_indexer(index.get_level_values(1))
-    value, bound = np.asarray(cells.value, np.float64)[row, place], cells.bound[row, place]
+    value, bound = _slow(text, index)
     # Written as float32: its largest number and its smallest ones decide what is infinite, and what is 0.
     edge = np.abs(np.abs(value) / np.finfo(np.float32).max - 1) < 1e-6
     allowed = np.where(np.isfinite(allowed), allowed, RELATIVE * np.abs(np.where(np.isfinite(value), value, 0.0)))
     with np.errstate(invalid="ignore"):
         return np.asarray((4 * bound > allowed) & (bound > 0) | edge)
+
+
+def slow_values(text: str, index: pd.MultiIndex) -> NDArray[np.float64]:
+    """Return a formula's values in the rows of a frame, computed window by window."""
+    return _slow(text, index)[0]
+
+
+def _slow(text: str, index: pd.MultiIndex) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    codes = sorted(set(index.get_level_values(0)))
+    cells = computed(read_text(text), codes, _leaf)
+    place = pd.Index(codes).get_indexer(index.get_level_values(0))
+    row = pd.Index(Cal.calendar()).get_indexer(index.get_level_values(1))
+    return np.asarray(cells.value, np.float64)[row, place], cells.bound[row, place]
 
 
 def _leaf(text: str, codes: Sequence[str]) -> Cells:
