@@ -18,6 +18,7 @@ $(BIN)/qlib-llm-alpha: setup.cfg
 setup: $(BIN)/qlib-llm-alpha ## make the environment and install the package in it
 
 demo: setup ## install, write the embedded market, run the main workflow
+	$(BIN)/qlib-llm-alpha warmup
 	$(BIN)/qlib-llm-alpha market --out $(MARKET)
 	QLIB_DATA=$(abspath $(MARKET)) $(BIN)/qrun workflows/llm_alpha.yaml
 

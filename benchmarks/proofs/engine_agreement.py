@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, one a batch; appended to")
     arguments = parser.parse_args(argv)
 
-    key = {"market": arguments.market, "seed": arguments.seed, "every": arguments.every, "pandas": pd.__version__}
+    key = {name: getattr(arguments, name) for name in ("market", "seed", "until", "every")}
+    key["pandas"] = pd.__version__
     rows = _rows_of(arguments.out, key)
     done = {row["batch"] for row in rows}
     with tempfile.TemporaryDirectory() as folder:

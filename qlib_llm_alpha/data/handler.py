@@ -105,8 +105,8 @@ class FactorSetHandler(DataHandlerLP):
         """Load and process; refuse a factor that has no value at all."""
         super().setup_data(init_type=init_type, **kwargs)
         frame: pd.DataFrame = self._learn if self.drop_raw else self._data
-        features = frame["feature"]
-        empty = [str(name) for name, missing in features.isna().all().items() if missing]
+        features: pd.DataFrame = frame["feature"]
+        empty = [str(name) for name in features.columns[features.isna().to_numpy().all(axis=0)]]
         if empty:
             raise LibraryError(
                 f"factors {empty} have no value between {self.start_time} and {self.end_time}: their look-back is "

@@ -26,7 +26,7 @@ class DailyInf(Processor):
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the frame, indexed (datetime, instrument), with its infinite values replaced."""
         columns = [column for column in df.columns if column[0] == self.fields_group]
-        treated = df.copy(deep=False)
+        treated: pd.DataFrame = df.copy(deep=False)
         for column in columns:
             values = df[column].to_numpy()
             infinite = np.isinf(values)
@@ -63,7 +63,7 @@ class DailyZScore(Processor):
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the frame, indexed (datetime, instrument), with its group standardised."""
-        standardised = df.copy(deep=False)
+        standardised: pd.DataFrame = df.copy(deep=False)
         day, _ = pd.factorize(df.index.get_level_values("datetime"))
         for column in [column for column in df.columns if column[0] == self.fields_group]:
             stored = df[column].to_numpy()

@@ -33,6 +33,7 @@ from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
 from qlib_llm_alpha.engine.evaluate import Batch
 from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.tiles import Mask, TiledPanel, Values
+from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.factor.printing import to_text
 from qlib_llm_alpha.factor.tree import Call, Node, walk
 
@@ -75,6 +76,10 @@ class PanelDatasetProvider(LocalDatasetProvider):
 
     def __init__(self, align_time: bool = True, qlib_window: bool = False, threads: int | None = None) -> None:
         super().__init__(align_time=align_time)
+        if not isinstance(qlib_window, bool):
+            raise ConfigError(f"qlib_window is {qlib_window!r}; expected true or false; mend dataset_provider.kwargs")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise ConfigError(f"threads is {threads!r}; expected a whole number of at least 1, or leave it out")
         self.qlib_window = qlib_window
         self.threads = threads
         self._panels: OrderedDict[tuple[str, ...], _KeptPanel] = OrderedDict()

@@ -382,6 +382,8 @@ class TileRun:
         kind = next(kind for kind in kinds if kind is not None)
         if kind.kind == "f" and all(other is None or other == kind for other in kinds):
             return np.asarray(function(*args, out=self.buffers.get(np.bool_ if op in COMPARISONS else kind)))
+        if function.nin == 1 and op != "Not" and kind == np.bool_:
+            args = [args[0].astype(np.float32)]  # of yes and no numpy makes halves of a float32
         return np.asarray(function(*args))
 
     def _chosen(self, condition: Any, left: Any, right: Any) -> Tile:

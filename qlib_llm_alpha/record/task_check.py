@@ -105,6 +105,10 @@ def _check_settings(settings: Any) -> None:
         close = difflib.get_close_matches(str(key), known, n=1, cutoff=SIMILAR)
         if key not in known and close:
             raise ConfigError(f"qlib_init: unknown key {key!r}; did you mean {close[0]!r}? Mend the name")
+    for key in ("dataset_provider", "exp_manager"):
+        config = settings.get(key)
+        if isinstance(config, Mapping):
+            _check_class(config, f"qlib_init.{key}", None)
 
 
 def _daily() -> bool:

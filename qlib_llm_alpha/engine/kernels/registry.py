@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 try:
@@ -90,10 +91,14 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Compile ``function`` at its first call and keep the machine code on disk; without numba return it as it is."""
     if numba is None:  # pragma: no cover - tested in a process without numba
         return function
-    compiled: Callable[..., Any] = numba.njit(
-        error_model="numpy", nogil=True, boundscheck=False, cache=True, **options
-    )(function)
-    _tie_to_all_kernels(compiled)
+    settings = {"error_model": "numpy", "nogil": True, "boundscheck": False, **options}
+    compiled: Callable[..., Any]
+    try:
+        compiled = numba.njit(cache=True, **settings)(function)
+    except RuntimeError:
+        # No folder can be written, neither ours nor the user's: every process then compiles for itself.
+        compiled = numba.njit(**settings)(function)
+    _guard_code_on_disk(compiled)
     return compiled
 
 
@@ -105,15 +110,24 @@ def _fingerprint() -> str:
     return digest.hexdigest()
 
 
-def _tie_to_all_kernels(compiled: Callable[..., Any]) -> None:
-    """Let the machine code on disk count for these sources only.
+def _guard_code_on_disk(compiled: Callable[..., Any]) -> None:
+    """Let the machine code on disk count for these sources only, and one process write it at a time.
 
     numba looks at the file of the function alone, but kernels take pieces from each other's modules into themselves:
-    after an edit of one file the code of another would be served as it was.
+    after an edit of one file the code of another would be served as it was. And two processes that compile one
+    function for different types may give both the same file.
     """
     file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if file is not None and hasattr(file, "_source_stamp"):
-        file._source_stamp = _fingerprint()
+    if file is None or not hasattr(file, "_source_stamp"):
+        return
+    file._source_stamp = _fingerprint()
+    save = file.save
+
+    def save_alone(key: Any, data: Any) -> None:
+        with FileLock(Path(file._cache_path) / "kernels.lock"):
+            save(key, data)
+
+    file.save = save_alone
 
 
 def kernel(name: str, fallback: Fallback, *, inputs: int = 1) -> Callable[[Callable[..., None]], Run]:
