@@ -105,7 +105,7 @@ class FactorSetHandler(DataHandlerLP):
         """Load and process; refuse a factor that has no value at all."""
         super().setup_data(init_type=init_type, **kwargs)
         frame: pd.DataFrame = self._learn if self.drop_raw else self._data
-        features: pd.DataFrame = frame["feature"]
+        features: Any = frame["feature"]
         empty = [str(name) for name in features.columns[features.isna().to_numpy().all(axis=0)]]
         if empty:
             raise LibraryError(
