@@ -180,6 +180,19 @@ def test_nested_windows(odd: Path) -> None:
     assert_agree(*both(market(), fields))
 
 
+def test_the_sign_of_a_zero_survives(odd: Path) -> None:
+    fields = [f"1/{op}($odd,{w})" for op in ("Max", "Min", "Mean", "Sum", "Med", "WMA", "EMA", "Ref") for w in (1, 2)]
+    fields += [
+        "1/Quantile($odd,1,0.5)",
+        "1/Quantile($odd,2,1)",
+        "1/$odd",
+        "1/Abs($odd)",
+        "1/Sign($odd)",
+        "1/Delta($odd,1)",
+    ]
+    assert_agree(*both(market(), fields))
+
+
 def test_another_instruments_series(odd: Path) -> None:
     fields = [f"ChangeInstrument('{INDEX}',$close)", f"$close/ChangeInstrument('{INDEX}',Mean($close,5))"]
     fields += [f"Mask($close,'{INDEX}')", f"Mask(Mean($close,3),'{INDEX}')-$late", f"Mean(Mask($close,'{INDEX}'),5)"]
