@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from qlib_llm_alpha.factor.tree import Call
 from qlib_llm_alpha.factor.tree import Node as Tree
 
 Warmup = Literal["strict", "qlib"]
+
+_CUTS_AT_ONCE: Final = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ def evaluate(
         Where to write; reusing one array between batches saves the time of getting fresh memory.
     budget : int, optional
         Bytes that the fields may take: where they do not fit, the work goes block by block of instruments. Formulas
-        with a cross-section need all instruments at once. Default: the panel's memory limit.
+        with a cross-section need all instruments at once; of those, as many are computed together as have room for
+        their cross-sections in as many bytes again. Default: the panel's memory limit.
 
     Returns
     -------
@@ -106,8 +109,9 @@ def evaluate(
         raise PanelError(f"out has shape {out.shape} and type {out.dtype}; expected {shape} float32; allocate that")
     trees = [as_executed(formula) for formula in formulas]
     parts = []
-    for first, last, part in _blocks(trees, panel, foreign, panel.memory_limit if budget is None else budget):
-        batch = Batch(formulas, part, threads=threads, foreign=foreign)
+    limit = panel.memory_limit if budget is None else budget
+    for first, last, part in _blocks(trees, panel, foreign, limit):
+        batch = Batch(formulas, part, threads=threads, foreign=foreign, budget=limit)
         batch.write_tiles(out[:, first:last], warmup=warmup)
         parts.append(batch.spans)
     return Columns(out, parts[0] if len(parts) == 1 else tuple(map(_joined, zip(*parts, strict=True))), panel)
@@ -120,6 +124,9 @@ class Batch:
     ----------
     formulas, panel, threads, foreign
         As for :func:`evaluate`.
+    budget : int, optional
+        Bytes that cross-sections, which are columns of their own while a batch is computed, may take at a time; one of
+        them is always taken. Default: 1 GiB.
     """
 
     def __init__(
@@ -129,23 +136,42 @@ class Batch:
         *,
         threads: int | None = None,
         foreign: Callable[[Call], bool] = lambda tree: False,
+        budget: int | None = None,
     ) -> None:
         announce_first_compilation()
         graph = Graph(foreign)
         self.formulas = formulas
         self._roots = [graph.add(as_executed(formula)) for formula in formulas]
         self._work = Work(graph, panel, _processors() if threads is None else threads)
-        for cut in cuts(self._roots):
-            self._work.compute_cut(cut)
+        self._budget = _CUTS_AT_ONCE if budget is None else budget
         self.spans = tuple(self._work.spans(root) for root in self._roots)
 
     def write_tiles(self, out: Values, *, warmup: Warmup = "qlib") -> None:
         """Write all values, (K, tiles, T, LANES) float32."""
-        self._work.over_tiles(self._roots, Tiles(self._shown(warmup), self._work.everywhere, out))
+        self._write(Tiles(self._shown(warmup), self._work.everywhere, out))
 
     def write_cells(self, cells: Cells, out: Values, *, warmup: Warmup = "qlib") -> None:
         """Write the values of some cells, (K, M) float32, NaN where a formula has no row."""
-        self._work.over_tiles(self._roots, Long(self._shown(warmup), self._work.everywhere, cells, out))
+        self._write(Long(self._shown(warmup), self._work.everywhere, cells, out))
+
+    def _write(self, sink: Tiles) -> None:
+        for positions in self._portions():
+            self._work.compute([self._roots[position] for position in positions], sink, positions)
+
+    def _portions(self) -> Iterator[list[int]]:
+        """Yield positions of formulas whose cross-sections may be in memory together."""
+        column = self._work.everywhere.size * self._work.panel.tile_count * np.dtype(np.float64).itemsize
+        most = max(1, self._budget // column)
+        needed = [{cut.id for cut in cuts([root])} for root in self._roots]
+        portion: list[int] = []
+        held: set[int] = set()
+        for position in sorted(range(len(needed)), key=lambda position: bool(needed[position])):
+            if portion and len(held | needed[position]) > most:
+                yield portion
+                portion, held = [], set()
+            portion.append(position)
+            held |= needed[position]
+        yield portion
 
     def _shown(self, warmup: Warmup) -> tuple[Spans, ...]:
         if warmup == "qlib":

@@ -88,17 +88,17 @@ class Work:
 
     def __init__(self, graph: Graph, panel: TiledPanel, threads: int) -> None:
         self.graph, self.panel, self.threads = graph, panel, threads
-        self.columns: dict[int, tuple[NDArray[Any], Spans]] = {}
+        self.columns: dict[int, NDArray[Any]] = {}
         self._spans: dict[int, Spans] = {}
         self.everywhere: Mask = np.zeros((len(panel.days), LANES), dtype=np.bool_)
 
     def spans(self, node: Node) -> Spans:
         """Return which rows of a node exist: those of its arguments together."""
         if node.id not in self._spans:
-            if node.id in self.columns:
-                found = self.columns[node.id][1]
-            elif node.op == "column":
+            if node.op == "column":
                 found = self.panel.column(node.parameters[0]).spans
+            elif node.op == "Other":
+                found = self._spans_of_another_instrument(node)
             else:
                 found = functools.reduce(Spans.union, [self.spans(child) for child in node.children])
             # One object for equal spans, so that a comparison of identities is enough.
@@ -109,29 +109,37 @@ class Work:
     def values(self, node: Node, tile: int) -> Tile:
         """Return the tile of a node that is a column."""
         if node.id in self.columns:
-            values = self.columns[node.id][0]
+            values = self.columns[node.id]
             result: Tile = values[tile if len(values) > 1 else 0]
             return result
         kept: Tile = self.panel.column(node.parameters[0]).values[tile]
         return kept
 
-    def compute_cut(self, node: Node) -> None:
-        """Compute a node that needs more than its own tile, and keep it as a column."""
-        if node.op == "Other":
-            self.columns[node.id] = self._of_another_instrument(node)
-            return
-        inputs = list(node.children)
-        stored = Stored(self)
-        self.over_tiles(inputs, stored)
-        member = self.panel.member
-        values = across(
-            node.op, [stored.columns[child.id] for child in inputs], member, node.parameters, threads=self.threads
-        )
-        self.columns[node.id] = (values, functools.reduce(Spans.union, map(self.spans, inputs)))
+    def compute(self, outputs: list[Node], sink: Sink, positions: Sequence[int] | None = None) -> None:
+        """Compute nodes and hand them to ``sink``.
 
-    def over_tiles(self, outputs: list[Node], sink: Sink) -> None:
-        """Compute some nodes tile by tile and hand them to ``sink``."""
-        plan = Plan(outputs, self)
+        What needs more than its own tile is computed first, as columns; they are let go of at the end.
+
+        Parameters
+        ----------
+        outputs : list of Node
+        sink : Sink
+        positions : sequence of int, optional
+            The place of each output for the sink; default 0, 1, 2, ...
+        """
+        for cut in cuts(outputs):
+            if cut.op == "Other":
+                self.columns[cut.id] = self._of_another_instrument(cut)
+                continue
+            inputs = list(cut.children)
+            stored = Stored(self)
+            self._over_tiles(Plan(inputs, range(len(inputs)), self), stored)
+            columns = [stored.columns[child.id] for child in inputs]
+            self.columns[cut.id] = across(cut.op, columns, self.panel.member, cut.parameters, threads=self.threads)
+        self._over_tiles(Plan(outputs, range(len(outputs)) if positions is None else positions, self), sink)
+        self.columns.clear()
+
+    def _over_tiles(self, plan: Plan, sink: Sink) -> None:
         # Columns are read here, by one thread, and not in the middle of a tile.
         for node in plan.order:
             if node.op == "column" and node.id not in self.columns:
@@ -156,24 +164,25 @@ class Work:
             for future in [pool.submit(work) for _ in range(workers)]:
                 future.result()
 
-    def _of_another_instrument(self, node: Node) -> tuple[NDArray[Any], Spans]:
+    def _of_another_instrument(self, node: Node) -> NDArray[Any]:
         (child,) = node.children
-        alone = self.panel.of_instrument(node.parameters[0])
-        work = Work(self.graph, alone, 1)
-        for cut in cuts([child]):
-            work.compute_cut(cut)
+        work = Work(self.graph, self.panel.of_instrument(node.parameters[0]), 1)
         stored = Stored(work)
-        work.over_tiles([child], stored)
-        series, span = stored.columns[child.id][0, :, :1], work.spans(child)
-        values = np.ascontiguousarray(np.broadcast_to(series, (1, len(self.panel.days), LANES)))
+        work.compute([child], stored)
+        series = stored.columns[child.id][0, :, :1]
+        return np.ascontiguousarray(np.broadcast_to(series, (1, len(self.panel.days), LANES)))
+
+    def _spans_of_another_instrument(self, node: Node) -> Spans:
+        (child,) = node.children
+        span = Work(self.graph, self.panel.of_instrument(node.parameters[0]), 1).spans(child)
         lanes = (self.panel.tile_count, LANES)
-        return values, Spans(np.full(lanes, span.first[0, 0]), np.full(lanes, span.stop[0, 0]), len(self.panel.days))
+        return Spans(np.full(lanes, span.first[0, 0]), np.full(lanes, span.stop[0, 0]), len(self.panel.days))
 
 
 class Plan:
     """The order of the nodes of one stage, who is written when, and who is read for the last time when."""
 
-    def __init__(self, outputs: list[Node], work: Work) -> None:
+    def __init__(self, outputs: list[Node], positions: Sequence[int], work: Work) -> None:
         self.order = below(outputs, lambda node: node.id in work.columns)
         last: dict[int, int] = {}
         for place, node in enumerate(self.order):
@@ -185,7 +194,7 @@ class Plan:
         for node_id, place in last.items():
             self.freed[place].append(node_id)
         self.written: dict[int, list[int]] = {}
-        for position, node in enumerate(outputs):
+        for position, node in zip(positions, outputs, strict=True):
             self.written.setdefault(node.id, []).append(position)
         self.groups = _groups(self.order) if HAVE_NUMBA else {}
 

@@ -7,6 +7,7 @@ they are written alike, up to the order of arguments that cannot change a bit of
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ _FOLDED: Final[dict[str, Callable[[Any, Any], Any]]] = {
 }
 # Qlib's operators that turn a window between 0 and 1 into an exponential mean, whatever their name says.
 _FRACTION_IS_DECAY: Final = frozenset({"Mean", "Sum", "Std", "Var", "Max", "Min", "Med", "Count", "EMA"})
+_WHOLE: Final = 2**53
 _SMALLEST_WINDOW: Final = {"Skew": 3, "Kurt": 4}
 _ANOTHER_INSTRUMENT: Final = frozenset({"ChangeInstrument", "Mask"})
 
@@ -127,7 +129,7 @@ class Graph:
 
     def _enter(self, tree: Tree) -> Node | Scalar:
         if isinstance(tree, Number):
-            return tree.value
+            return tree.value if abs(tree.value) < _WHOLE else float(tree.value)
         if isinstance(tree, Field):
             return self._column(tree.name)
         if isinstance(tree, Code):
@@ -276,13 +278,19 @@ def _is_clean(op: str, args: tuple[Node | Scalar, ...]) -> bool:
 
 
 def _folded(tree: Call, args: tuple[Any, ...]) -> Scalar:
+    """Return the value of an operator on numbers; whole numbers stay whole as long as floats can tell them apart."""
     if tree.op not in _FOLDED:
         raise ExpressionError("constant", f"{to_text(tree):.120}: {tree.op} of numbers; expected a field in it")
     try:
-        value: Scalar = _FOLDED[tree.op](*args)
+        value: Scalar = _FOLDED[tree.op](*map(float, args))
     except ArithmeticError as error:
         raise ExpressionError("bad_number", f"{to_text(tree):.120}: {error}; correct the numbers") from error
-    return value
+    if isinstance(value, complex) or not math.isfinite(value):
+        raise ExpressionError(
+            "bad_number", f"{to_text(tree):.120} is {value}; expected a finite real number; correct it"
+        )
+    whole = all(isinstance(argument, int) for argument in args) and abs(value) < _WHOLE
+    return _FOLDED[tree.op](*args) if whole else value
 
 
 def _bad_window(tree: Call, window: object, expected: str) -> ExpressionError:

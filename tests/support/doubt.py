@@ -8,7 +8,7 @@ far a running computation may be from it. Nothing of the engine is used but its 
 that are to be compared are not looked at.
 
 The bounds, with u = 2**-53 (half a unit in the last place). H is the largest magnitude so far and an eighth of the sum
-of all so far: running sums never forget, and every row adds its rounding.
+of all so far (a half where a running mean drifts besides): running sums never forget, and every row adds its rounding.
 
 * element-wise: 0 for exact inputs, both sides then do the same operation; otherwise first-order propagation. A
   comparison, sign, condition or division decided by less than its bound is *open* (bound infinite).
@@ -259,9 +259,9 @@ def _over(window: int, first: Array, inputs: Sequence[Array], measure: Callable[
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
-def _lost(ulps: int, x: Array) -> Array:
+def _lost(ulps: int, x: Array, each: int = 4) -> Array:
     """Return, in units of u, what a running sum of magnitude ``x`` may have lost up to each row."""
-    return ulps * _so_far(x) + 4 * np.cumsum(np.where(np.isfinite(x), x, 0.0), axis=0)
+    return ulps * _so_far(x) + each * np.cumsum(np.where(np.isfinite(x), x, 0.0), axis=0)
 
 
 def _so_far(x: Array) -> Array:
@@ -302,7 +302,7 @@ def _level(op: str) -> Callable[..., tuple[Array, Array]]:
 def _spread_noise(n: Array, size: Array, apart: Array, squares: Array, ex: Array, equal: Array) -> Array:
     """Return the bound of a running sum of squares about the mean."""
     level = np.where(n > 0, size / np.maximum(n, 1), 0.0)
-    noise = _U * _lost(32, squares + level * apart)
+    noise = _U * _lost(32, squares + level * apart, each=16)  # the running mean drifts besides
     if _OLD_PANDAS:
         calm = equal
     else:
@@ -395,7 +395,7 @@ def _paired(op: str, x: Cells, y: Cells, window: int) -> Cells:
         noise = _U * (_lost(32, products) + _lost(32, size) * _so_far(size_b) / np.maximum(n, 1))
     else:
         level, level_b = size / np.maximum(n, 1), size_b / np.maximum(n, 1)
-        noise = _U * _lost(32, np.sqrt(squares * squares_b) + level * apart_b + level_b * apart)
+        noise = _U * _lost(32, np.sqrt(squares * squares_b) + level * apart_b + level_b * apart, each=16)
         noise = np.where((equal | equal_b) & (noise <= 1e-13 * _so_far(np.sqrt(squares * squares_b))), 0.0, noise)
     noise = noise + apart * widest_b + apart_b * widest + n * widest * widest_b
     open_ = np.isinf(_so_far(ea)) | np.isinf(_so_far(eb))
