@@ -81,5 +81,6 @@ def to_qlib(node: Node) -> Any:
 
 
 def _registered(name: str) -> type[Expression] | None:
-    found: type[Expression] | None = getattr(Operators, name, None)
-    return found
+    found = getattr(Operators, name, None)
+    # The registry's own methods, such as reset, are found under their names as well.
+    return found if isinstance(found, type) and issubclass(found, Expression) else None

@@ -243,7 +243,7 @@ def evaluate_and_report(
     report = call.run()
     spans = tuple(_spans(one.root, panel) for one in asked)
     for position, lookback in enumerate(lookbacks):
-        _blank_warmup(out[position], spans[position], lookback)
+        _blank_warmup(out[position], spans[position], lookback, panel)
     return Columns(out, spans, panel), report
 
 
@@ -518,10 +518,10 @@ def _spans(node: Node, panel: TiledPanel) -> Spans:
     return functools.reduce(Spans.union, [_spans(child, panel) for child in node.children])
 
 
-def _blank_warmup(values: Values, spans: Spans, lookback: int) -> None:
+def _blank_warmup(values: Values, spans: Spans, lookback: int, panel: TiledPanel) -> None:
     if not lookback:
         return
-    warm = warmed(spans, lookback)
+    warm = warmed(spans, lookback, panel)
     for tile, column in enumerate(values):
         dead = warm.dead(tile)
         if dead is not None:

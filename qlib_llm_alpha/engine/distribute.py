@@ -31,6 +31,7 @@ import cloudpickle
 from joblib import Parallel, delayed, parallel_config
 
 from qlib_llm_alpha.engine.cache import CacheReport, ColumnCache, evaluate_and_report
+from qlib_llm_alpha.engine.evaluate import Warmup
 from qlib_llm_alpha.engine.funnel import Keep, Screened, screen
 from qlib_llm_alpha.engine.panel_store import open_saved_panel
 from qlib_llm_alpha.engine.tiles import TiledPanel
@@ -168,7 +169,9 @@ def screen_chunks(
     workers: int,
     keep: Keep | None = None,
     max_price_s: float | None = None,
+    warmup: Warmup = "qlib",
     rows: slice | None = None,
+    retries: int = 1,
     done: Callable[[int, Result[list[Screened]]], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Result[list[Screened]]]:
@@ -179,11 +182,11 @@ def screen_chunks(
     candidates : sequence of Expression or str
     folder : path
         Of a panel that ``save_panel`` wrote, with every column that candidates and label read.
-    label, keep, max_price_s, rows
-        As for ``screen``. ``keep`` can be pickled, as ``Thresholds`` can.
+    label, keep, max_price_s, warmup, rows
+        As for ``screen``, which here knows no pool. ``keep`` can be pickled, as ``Thresholds`` can.
     chunk : int
         Candidates of a chunk: they share what they have in common.
-    backend, workers, done, progress
+    backend, workers, retries, done, progress
         As for :func:`run_chunks`. ``done`` gets the position of the chunk: ``position * chunk`` is its first candidate.
 
     Returns
@@ -191,9 +194,9 @@ def screen_chunks(
     list of Result
         For each chunk, what ``screen`` returns.
     """
-    function = _Screening(open_saved_panel(folder), label, keep, max_price_s, rows)
+    function = _Screening(open_saved_panel(folder), label, keep, max_price_s, warmup, rows)
     parts = _parts(candidates, chunk)
-    return run_chunks(function, parts, backend=backend, workers=workers, done=done, progress=progress)
+    return run_chunks(function, parts, backend=backend, workers=workers, retries=retries, done=done, progress=progress)
 
 
 def fill_cache(
@@ -239,6 +242,7 @@ class _Screening:
     label: Expression
     keep: Keep | None
     max_price_s: float | None
+    warmup: Warmup
     rows: slice | None
 
     def __call__(self, candidates: Sequence[Expression | str]) -> list[Screened]:
@@ -250,6 +254,7 @@ class _Screening:
             max_price_s=self.max_price_s,
             batch=len(candidates),
             threads=1,
+            warmup=self.warmup,
             rows=self.rows,
         )
 

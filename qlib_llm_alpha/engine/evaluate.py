@@ -177,7 +177,7 @@ class Batch:
         if warmup == "qlib":
             return self.spans
         pairs = zip(self.spans, self.formulas, strict=True)
-        return tuple(warmed(span, lookback_of(formula)) for span, formula in pairs)
+        return tuple(warmed(span, lookback_of(formula), self._work.panel) for span, formula in pairs)
 
 
 def as_executed(formula: Expression | Tree) -> Tree:
@@ -212,9 +212,15 @@ def _joined(parts: tuple[Spans, ...]) -> Spans:
     )
 
 
-def warmed(spans: Spans, lookback: int) -> Spans:
-    """Return the spans without their first ``lookback`` rows."""
-    return Spans(np.minimum(spans.first + lookback, spans.stop), spans.stop, spans.rows) if lookback else spans
+def warmed(spans: Spans, lookback: int, panel: TiledPanel) -> Spans:
+    """Return the spans without the first ``lookback`` bars, counted from the instrument's first close."""
+    if not lookback:
+        return spans
+    closes = panel.first_bars
+    first = spans.first
+    if closes is not None:
+        first = np.where(closes < spans.rows, np.maximum(spans.first, closes), first)
+    return Spans(np.minimum(first + lookback, spans.stop), spans.stop, spans.rows)
 
 
 def _processors() -> int:

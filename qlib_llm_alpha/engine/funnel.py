@@ -16,7 +16,7 @@ One bad candidate never stops the others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -27,7 +27,7 @@ from qlib_llm_alpha.engine.evaluate import Warmup, evaluate
 from qlib_llm_alpha.engine.kernels.registry import LANES
 from qlib_llm_alpha.engine.price import price
 from qlib_llm_alpha.engine.tile_scoring import DailyScores, Pool, PreparedLabel, Summary, UnitRows, score_columns
-from qlib_llm_alpha.engine.tiles import Mask, Series, TiledPanel
+from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ExpressionError, PanelError, QlibLLMAlphaError
 from qlib_llm_alpha.factor.expression import Expression, parse
 
@@ -304,7 +304,12 @@ def _probed(batch: list[Screened], corner: TiledPanel, warmup: Warmup) -> list[S
     found, columns = _values(batch, corner, warmup, 1, buffer)
     member = np.ones(buffer.shape[1:], dtype=np.bool_) if corner.member is None else corner.member
     for place, column in enumerate(columns):
-        if column is None or found[place].expression is None:
+        expression = found[place].expression
+        if column is None or expression is None:
+            continue
+        if expression.is_cross_sectional:
+            # A cross-section of the corner says nothing about that of all: groups may hold one name each.
+            found[place] = replace(found[place], stage="probed")
             continue
         there = np.isfinite(column) & member
         highest = np.max(column, axis=(0, 2), where=there, initial=-np.inf)
@@ -353,34 +358,4 @@ def _corner(panel: TiledPanel, label: PreparedLabel) -> TiledPanel:
     begin = max(0, end - _CORNER_DAYS)
     by_tile = (label.ranks[begin:end] != 0).reshape(end - begin, -1, LANES).sum(axis=(0, 2))
     tile = int(np.argmax(by_tile))
-    codes = panel.instruments[tile * LANES : (tile + 1) * LANES]
-    member: Mask | None = None
-    if panel.member is not None:
-        member = panel.member[tile, begin:end, : len(codes)].astype(np.bool_)
-    return TiledPanel(panel.days[begin:end], codes, _Corner(panel, tile, begin, end), member)
-
-
-@dataclass(frozen=True, eq=False)
-class _Corner:
-    """The source of a corner: columns of the whole panel, which are needed anyway."""
-
-    panel: TiledPanel
-    tile: int
-    begin: int
-    end: int
-
-    def read(self, name: str, instruments: Sequence[str], rows: int, since: int = 0) -> Iterable[Series]:
-        for code in instruments:
-            if code in self.panel.instruments:
-                tile, lane = divmod(self.panel.instruments.index(code), LANES)
-                column = self.panel.column(name)
-            else:
-                tile, lane = 0, 0
-                column = self.panel.of_instrument(code).column(name)
-            first = max(int(column.spans.first[tile, lane]), self.begin + since)
-            stop = min(int(column.spans.stop[tile, lane]), self.begin + rows, self.end)
-            yield (
-                (first - self.begin, column.values[tile, first:stop, lane])
-                if first < stop
-                else (0, np.empty(0, dtype=np.float32))
-            )
+    return panel.part(tile, tile + 1).window(begin, end)

@@ -179,6 +179,7 @@ class TiledPanel:
         self._stamps: dict[str, bytes | None] = {}
         self._digests: dict[str, dict[tuple[int, int], bytes]] = {}
         self._others: dict[str, TiledPanel] = {}
+        self._first_bars: Any = _UNKNOWN
         self._lock = threading.RLock()
 
     def __reduce__(self) -> NoReturn:
@@ -373,11 +374,29 @@ class TiledPanel:
         )
         for first in range(0, self.tile_count, step):
             last = min(first + step, self.tile_count)
-            yield first, last, self._part(first, last)
+            yield first, last, self.part(first, last)
 
     def window(self, begin: int, end: int) -> TiledPanel:
         """Return rows ``begin <= t < end`` as a panel of views; columns not yet in memory are read whole first."""
         return _Window(self, begin, end)
+
+    def part(self, first: int, last: int) -> TiledPanel:
+        """Return the instruments of tiles ``first <= tile < last``; what is not in memory is read for them alone."""
+        return _Part(self, first, last)
+
+    @property
+    def first_bars(self) -> Rows | None:
+        """The first row with a close, (tiles, LANES), the number of rows where there is none; None: no such column."""
+        with self._lock:
+            if self._first_bars is _UNKNOWN:
+                try:
+                    known = ~np.isnan(self.column("$close").values)
+                except PanelError:
+                    self._first_bars = None
+                else:
+                    self._first_bars = np.where(known.any(axis=1), known.argmax(axis=1), len(self.days))
+            found: Rows | None = self._first_bars
+            return found
 
     def with_members(self, member: Mask | None) -> TiledPanel:
         """Return the same columns with another universe, (T, N) bool; None: all instruments, always."""
@@ -431,6 +450,8 @@ class TiledPanel:
         self._columns.pop(name, None)
         self._stamps.pop(name, None)
         self._digests.pop(name, None)
+        if name == "$close":
+            self._first_bars = _UNKNOWN
 
     def _stamp(self, name: str) -> bytes | None:
         return self.source.stamp(name, self.instruments) if isinstance(self.source, StampedSource) else None
@@ -472,9 +493,6 @@ class TiledPanel:
                 filling.clear(position)
                 filling.write(position, series)
         return filling.column(self)
-
-    def _part(self, first: int, last: int) -> TiledPanel:
-        return _Part(self, first, last)
 
     def _shared(self, spans: Spans) -> Spans:
         """Return the spans of a column in memory when they are the same: most columns of a market share theirs."""
@@ -531,8 +549,8 @@ class _Window(TiledPanel):
     def _has(self, name: str) -> bool:
         return name in self._columns or self.whole._has(name)
 
-    def _part(self, first: int, last: int) -> TiledPanel:
-        part = self.whole._part(first, last).window(self.begin, self.end)
+    def part(self, first: int, last: int) -> TiledPanel:
+        part = self.whole.part(first, last).window(self.begin, self.end)
         part.member = None if self.member is None else self.member[first:last]
         return part
 
@@ -652,6 +670,7 @@ class _Dense:
         return b""
 
 
+_UNKNOWN: Final = object()
 _NONE: Series = (0, np.empty(0, dtype=np.float32))
 
 
