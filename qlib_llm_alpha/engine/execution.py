@@ -140,8 +140,9 @@ class Work:
         self.columns.clear()
 
     def _over_tiles(self, plan: Plan, sink: Sink) -> None:
-        # Columns are read here, by one thread, and not in the middle of a tile.
+        # Columns are read and spans found here, by one thread: the others only look them up.
         for node in plan.order:
+            self.spans(node)
             if node.op == "column" and node.id not in self.columns:
                 self.panel.column(node.parameters[0])
         pending = itertools.count()

@@ -250,6 +250,8 @@ def below(roots: list[Node], stop: Callable[[Node], bool] = lambda node: False) 
 
 
 def _check_arity(tree: Call) -> None:
+    if tree.op not in OPERATORS and tree.op not in KERNELS and tree.op not in _ANOTHER_INSTRUMENT:
+        return
     # Qlib's own operators that the language leaves out, WMA and Mask, take two arguments.
     signature = OPERATORS[tree.op].signature if tree.op in OPERATORS else f"{tree.op}(x, N)"
     expected = len(OPERATORS[tree.op].arguments) if tree.op in OPERATORS else 2

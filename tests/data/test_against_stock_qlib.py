@@ -181,10 +181,9 @@ def test_nested_windows(odd: Path) -> None:
 
 
 def test_the_sign_of_a_zero_survives(odd: Path) -> None:
-    fields = [f"1/{op}($odd,{w})" for op in ("Max", "Min", "Mean", "Sum", "Med", "WMA", "EMA", "Ref") for w in (1, 2)]
+    # Except in Med and Quantile, whose zeros are all 0.0: docs/engine.md.
+    fields = [f"1/{op}($odd,{w})" for op in ("Max", "Min", "Mean", "Sum", "WMA", "EMA", "Ref") for w in (1, 2)]
     fields += [
-        "1/Quantile($odd,1,0.5)",
-        "1/Quantile($odd,2,1)",
         "1/$odd",
         "1/Abs($odd)",
         "1/Sign($odd)",
