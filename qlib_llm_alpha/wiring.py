@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.data.embedded.write import WrittenMarket
     from qlib_llm_alpha.data.formula_values import FormulaFrame, FormulaScore
     from qlib_llm_alpha.data.sources.writing import ImportReport
+    from qlib_llm_alpha.engine.distribute import Backend
     from qlib_llm_alpha.engine.warmup import WarmUp
     from qlib_llm_alpha.factor.check import CheckResult
 
@@ -122,6 +123,8 @@ def score_formulas(
     label: str,
     start: str | None = None,
     end: str | None = None,
+    backend: Backend | None = None,
+    workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[FormulaScore]:
     """Score the formulas of a file or a factor set against a label."""
@@ -132,7 +135,18 @@ def score_formulas(
 
     formulas, warmup = read_formulas(file, provider_fields(provider))
     target = parse(label, allow_future=True, fields=provider_fields(provider))
-    return formula_scores(formulas, provider, universe, target, start=start, end=end, warmup=warmup, progress=progress)
+    return formula_scores(
+        formulas,
+        provider,
+        universe,
+        target,
+        start=start,
+        end=end,
+        warmup=warmup,
+        backend=backend,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def warm_up_engine(progress: Callable[[int, int], None] | None = None) -> WarmUp:

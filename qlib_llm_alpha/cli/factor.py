@@ -64,6 +64,12 @@ def add_parser(commands: Any) -> None:
     _add_market(score)
     score.add_argument("--label", default=LABEL, metavar="EXPR", help=f"what is to be forecast (default: {LABEL})")
     score.add_argument("--out", type=Path, metavar="FILE", help="write the table: .json, .csv or .parquet")
+    score.add_argument(
+        "--backend",
+        choices=("loky", "threading", "ray", "dask"),
+        help="spread the formulas over workers of this kind (default: none, this process alone)",
+    )
+    score.add_argument("--workers", type=int, default=2, metavar="N", help="so many of them (default: 2)")
     score.set_defaults(run=_score)
 
 
@@ -125,6 +131,8 @@ def _score(args: argparse.Namespace) -> int:
             label=args.label,
             start=args.start,
             end=args.end,
+            backend=args.backend,
+            workers=args.workers,
             progress=progress,
         )
     if args.out is not None:

@@ -188,7 +188,7 @@ class BinSource:
         for path in self._paths(name, instruments):
             try:
                 status = os.stat(path)  # noqa: PTH116 - see _paths
-                digest.update(b"%d %d;" % (status.st_size, status.st_mtime_ns))
+                digest.update(b"%d %d %d;" % (status.st_size, status.st_mtime_ns, status.st_ctime_ns))
             except FileNotFoundError:
                 digest.update(b"none;")
         return digest.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import pandas as pd
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
 from qlib_llm_alpha.data.provider_files import period_path
-from qlib_llm_alpha.engine.evaluate import Batch, Warmup
+from qlib_llm_alpha.engine.distribute import Backend, screen_chunks
+from qlib_llm_alpha.engine.evaluate import Batch, Warmup, columns_of
 from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.funnel import Screened, prepare_label, screen
 from qlib_llm_alpha.engine.panel import DayLike, as_day
+from qlib_llm_alpha.engine.panel_store import save_panel
 from qlib_llm_alpha.engine.tile_scoring import DailyScores
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, ExpressionError
@@ -141,6 +144,8 @@ def formula_scores(
     start: DayLike | None = None,
     end: DayLike | None = None,
     warmup: Warmup = "strict",
+    backend: Backend | None = None,
+    workers: int = 2,
     progress: Progress | None = None,
 ) -> list[FormulaScore]:
     """Score formulas against a label, in their order.
@@ -149,6 +154,8 @@ def formula_scores(
     ----------
     label : Expression
         Read with ``allow_future``. A day whose label needs a bar after ``end`` does not count.
+    backend : {"loky", "threading", "ray", "dask"}, optional
+        Spread chunks of formulas over so many ``workers``; each maps the saved bars into memory. Default: this process.
     formulas, provider, universe, start, end, warmup, progress
         As for :func:`formula_frame`.
 
@@ -172,22 +179,52 @@ def formula_scores(
         raise ExpressionError("unknown_field", f"label {str(label)!r}: {why}")
     formulas = fields.checked(formulas)
     good = [formula.expression for formula in formulas if formula.expression is not None]
-    screened = iter(
-        screen(
-            good,
-            panel,
-            prepare_label(label, panel),
-            warmup=warmup,
-            rows=slice(_first_row(panel, start), None),
-            progress=progress,
-        )
-    )
+    rows = slice(_first_row(panel, start), None)
+    if backend is None:
+        screened = iter(screen(good, panel, prepare_label(label, panel), warmup=warmup, rows=rows, progress=progress))
+    else:
+        screened = iter(_far_and_wide(good, panel, label, warmup, rows, backend, workers, progress))
     return [
         FormulaScore(formula.name, formula.text, refused=formula.refusal)
         if formula.expression is None
         else _score(formula, next(screened))
         for formula in formulas
     ]
+
+
+def _far_and_wide(
+    formulas: Sequence[Expression],
+    panel: TiledPanel,
+    label: Expression,
+    warmup: Warmup,
+    rows: slice,
+    backend: Backend,
+    workers: int,
+    progress: Progress | None,
+) -> list[Screened]:
+    """Screen formulas in other processes, on a copy of the bars on disk that goes when they are done."""
+    columns, others = columns_of([*formulas, label])
+    # A strict warm-up counts from the first close, whatever is computed.
+    columns = tuple(sorted({*columns, "$close"}))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = save_panel(panel, columns, Path(scratch) / "panel", others=others)
+        results = screen_chunks(
+            formulas,
+            folder,
+            label,
+            chunk=_AT_ONCE,
+            backend=backend,
+            workers=workers,
+            warmup=warmup,
+            rows=rows,
+            progress=progress,
+        )
+    found: list[Screened] = []
+    for number, result in enumerate(results):
+        part = formulas[number * _AT_ONCE : (number + 1) * _AT_ONCE]
+        lost = [Screened(formula, formula, reason="failed", detail=result.error) for formula in part]
+        found.extend(lost if result.value is None else result.value)
+    return found
 
 
 def _first_row(panel: TiledPanel, start: DayLike | None) -> int:

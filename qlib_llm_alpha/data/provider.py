@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from qlib.config import C
+from qlib.data.cache import H
 from qlib.data.data import Cal, DatasetD, FeatureD, LocalDatasetProvider, LocalFeatureProvider
 from qlib.data.inst_processor import InstProcessor
 from qlib.utils import init_instance_by_config
@@ -227,7 +228,10 @@ class PanelDatasetProvider(LocalDatasetProvider):
                 source = QlibSource(bars=None if root is None else BinSource(root))
                 days = pd.DatetimeIndex(calendar).to_numpy().astype("datetime64[D]")
                 kept = _KeptPanel(root, source, TiledPanel(days, codes, source))
-            kept.source.expressions.update(_foreign_expressions(trees))
+            kept.source.expressions = _foreign_expressions(trees)
+            if kept.source.expressions:
+                # Qlib's own memory of computed series does not look at files.
+                H["f"].clear()
             kept.panel.forget_changed()
             self._panels[codes] = kept
             while len(self._panels) > _PANELS_KEPT:

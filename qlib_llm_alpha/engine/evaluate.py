@@ -13,6 +13,7 @@ float32.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from qlib_llm_alpha.engine.execution import Cells, Long, Tiles, Work, cuts
 from qlib_llm_alpha.engine.graph import NATIVE, Graph
 from qlib_llm_alpha.engine.kernels.registry import LANES
 from qlib_llm_alpha.engine.tiles import Spans, TiledPanel, Values
-from qlib_llm_alpha.errors import PanelError
+from qlib_llm_alpha.errors import ExpressionError, PanelError
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.printing import lower
 from qlib_llm_alpha.factor.tree import Call
@@ -176,13 +177,30 @@ class Batch:
     def _shown(self, warmup: Warmup) -> tuple[Spans, ...]:
         if warmup == "qlib":
             return self.spans
+        shown: dict[tuple[int, int], Spans] = {}  # one for formulas alike, since each remembers its masks
+        for span, formula in zip(self.spans, self.formulas, strict=True):
+            key = (id(span), lookback_of(formula))
+            if key not in shown:
+                shown[key] = warmed(span, key[1], self._work.panel)
         pairs = zip(self.spans, self.formulas, strict=True)
-        return tuple(warmed(span, lookback_of(formula), self._work.panel) for span, formula in pairs)
+        return tuple(shown[id(span), lookback_of(formula)] for span, formula in pairs)
 
 
 def as_executed(formula: Expression | Tree) -> Tree:
     """Return the tree that is computed: of an expression its lowered one, a bare tree as it is."""
     return lower(formula.root, NATIVE) if isinstance(formula, Expression) else formula
+
+
+def columns_of(formulas: Sequence[Expression | Tree]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that formulas read, and the other instruments they read them of; what fails is passed over."""
+    graph = Graph()
+    for formula in formulas:
+        with contextlib.suppress(ExpressionError):
+            graph.add(as_executed(formula))
+    columns, others = (
+        tuple(sorted({node.parameters[0] for node in graph.nodes if node.op == op})) for op in ("column", "Other")
+    )
+    return columns, others
 
 
 def lookback_of(formula: Expression | Tree) -> int:

@@ -376,7 +376,7 @@ class TileRun:
                 # The operator, not the function: numpy squares and roots where the exponent says so, as in Qlib.
                 return np.asarray(operator.pow(*args))
             return self._ufunc(node.op, args)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ExpressionError(
                 "bad_argument", f"{node.op} does not take these values: {error}; compare or convert them first"
             ) from error

@@ -15,7 +15,10 @@ import pytest
 from qlib.data import D
 
 from qlib_llm_alpha.cli import main
+from qlib_llm_alpha.data.formula_values import formula_scores
 from qlib_llm_alpha.data.provider_files import read_calendar, read_instruments
+from qlib_llm_alpha.factor.expression import parse
+from qlib_llm_alpha.library.formula_file import read_formulas
 from tests.support.provider import END, START
 
 FORMULAS = {
@@ -354,3 +357,26 @@ def test_a_text_that_says_nothing_or_a_name_twice_is_a_bad_call(text: str, said:
     code, _, complaint = call("eval", text)
     assert code == 2
     assert said in complaint
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_workers_find_what_one_process_finds(small_provider: Path, tmp_path: Path, backend: str) -> None:
+    file = tmp_path / "formulas.txt"
+    file.write_text(
+        "mom: $close/Ref($close,20)-1\nCSRank($volume)\nbeta: $change-ChangeInstrument('SH000300',$change)\n"
+    )
+    formulas, warmup = read_formulas(str(file))
+    label = parse("Ref($close,-2)/Ref($close,-1)-1", allow_future=True)
+    alone = formula_scores(formulas, small_provider, "csi300", label, start="2020-01-02", warmup=warmup)
+    spread = formula_scores(
+        formulas,
+        small_provider,
+        "csi300",
+        label,
+        start="2020-01-02",
+        warmup=warmup,
+        backend=backend,
+        workers=2,  # type: ignore[arg-type]
+    )
+    assert spread == alone
+    assert [one.days > 100 for one in alone] == [True] * 3
