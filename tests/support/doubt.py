@@ -20,8 +20,9 @@ of all so far (a half where a running mean drifts besides): running sums never f
   input's variance, or where a deviation is about 2e-5, at which Qlib blanks.
 * Slope, Rsquare, Resi: 64 u (window + history) H(sum |y|) in Qlib's own running sums; open for a single value.
 * Rank, IdxMax, IdxMin: open where two values differ by less than their bounds.
-* Max, Min, Quantile, Med, Mad, WMA, EMA: the bounds of their inputs and a few u. Where Quantile or Med picks a zero
-  among zeros of both signs, its sign (the sign of the infinity, when something is divided by it) is open.
+* Max, Min, Quantile, Med, Mad, WMA, EMA: the bounds of their inputs and a few u. A zero from Med or Quantile is
+  -0.0 in pandas when its place in a skip list says so, and always 0.0 in the engine (docs/engine.md): where a window
+  has a -0.0, its sign, which shows as that of an infinity when something is divided by it, is open.
 """
 
 from __future__ import annotations
@@ -542,10 +543,9 @@ def _rank(x: Array, ex: Array, cells: Cells, window: int) -> tuple[Array, Array]
 
 def _quantile(x: Array, ex: Array, cells: Cells, window: int, share: float = 0.5) -> tuple[Array, Array]:
     def measure(w: list[Array], _: Array) -> tuple[Array, Array]:
-        zero = w[0] == 0
-        both = (zero & np.signbit(w[0])).any(-1) & (zero & ~np.signbit(w[0])).any(-1)
+        negative = ((w[0] == 0) & np.signbit(w[0])).any(-1)
         value = np.nanquantile(w[0], share, axis=-1)
-        sign = np.where(both & (value == 0), np.nextafter(0.0, 1.0), 0.0)
+        sign = np.where(negative & (value == 0), np.nextafter(0.0, 1.0), 0.0)
         return value, _widest(w[1]) + 8 * _U * np.nansum(np.abs(w[0]), -1) * (value != 0) + sign
 
     value, bound = _over(window, cells.first, [x, ex], measure)
