@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     print(
-        "compiling the engine's kernels for this machine: once, half a minute on two processors, a minute on one",
+        "looking at the engine's kernels: what this machine lacks is compiled now, once; "
+        "all of them take half a minute on two processors, a minute on one",
         file=sys.stderr,
         flush=True,
     )

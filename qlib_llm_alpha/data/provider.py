@@ -33,6 +33,7 @@ from qlib_llm_alpha.data.bars import BinSource, QlibSource
 from qlib_llm_alpha.data.qlib_text import is_foreign, read_text, to_qlib
 from qlib_llm_alpha.engine.evaluate import Batch
 from qlib_llm_alpha.engine.execution import Cells
+from qlib_llm_alpha.engine.graph import Graph
 from qlib_llm_alpha.engine.tiles import Mask, TiledPanel, Values
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.factor.printing import to_text
@@ -178,6 +179,9 @@ class PanelDatasetProvider(LocalDatasetProvider):
         self, panel: TiledPanel, trees: Sequence[Node], begin: int, end: int, days: int, *, by_day: bool
     ) -> tuple[Mask, Values]:
         """Return which cells the frame holds, (N, rows), and their values, (K, M)."""
+        graph = Graph(is_foreign)
+        for tree in trees:
+            graph.add(tree)  # refuses what cannot be computed before anything of Qlib's is made of it
         parts = []
         for positions, opened, closed in self._windows(trees, begin, end, days):
             whole = opened == 0 and closed == days
@@ -325,4 +329,6 @@ def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[A
                 part = init_instance_by_config(processor, accept_types=InstProcessor)(part, instrument=code)
         if len(part):
             parts[code] = part
-    return pd.concat(parts, names=["instrument"], sort=False) if parts else frame.iloc[:0]
+    # As Qlib: of what a processor adds, only the asked columns come back.
+    joined: pd.DataFrame = pd.concat(parts, names=["instrument"], sort=False) if parts else frame.iloc[:0]
+    return joined[list(frame.columns)]

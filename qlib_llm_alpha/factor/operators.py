@@ -177,6 +177,7 @@ def _elementwise(
     stock: str = "",
     commutes: int = 0,
     even: bool = False,
+    ours: bool = False,
     price: Price = (0.2, 0.0),
 ) -> Operator:
     return Operator(
@@ -185,6 +186,7 @@ def _elementwise(
         unit,
         summary,
         stock=stock,
+        ours=ours,
         commutes=commutes,
         associative=commutes == 2,
         even=even,

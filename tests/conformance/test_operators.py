@@ -131,7 +131,7 @@ def lookback(operator: type[Expression], choice: int) -> int:
         "$industry" if kind == "group" else next(fields) if kind in SERIES else repr(next(rest))
         for _, kind in row.arguments
     )
-    return parse(f"{row.name}({call})").lookback
+    return parse(f"{row.name}({call})", units="warn").lookback
 
 
 def test_every_operator_is_in_the_list_to_register() -> None:
