@@ -330,5 +330,6 @@ def _processed(frame: pd.DataFrame, codes: Sequence[str], processors: Iterable[A
         if len(part):
             parts[code] = part
     # As Qlib: of what a processor adds, only the asked columns come back.
-    joined: pd.DataFrame = pd.concat(parts, names=["instrument"], sort=False) if parts else frame.iloc[:0]
-    return joined[list(frame.columns)]
+    joined = pd.concat(parts, names=["instrument"], sort=False) if parts else frame.iloc[:0]
+    asked: pd.DataFrame = joined[list(frame.columns)]
+    return asked
