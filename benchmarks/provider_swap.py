@@ -67,9 +67,9 @@ def _run_side(args: argparse.Namespace) -> None:
         settings["dataset_provider"] = PANEL
     qlib.init(**settings)
     if args.side == "panel":
-        from qlib.data import D
+        from qlib_llm_alpha.engine.warmup import warm_up
 
-        D.features(["SH000300"], ["$close"])  # the import of the engine is not part of the data stage
+        warm_up()  # compiling and loading kernels, once for a process, is not part of the data stage
     begun = time.perf_counter()
     dataset = init_instance_by_config(task["task"]["dataset"])
     seconds = time.perf_counter() - begun

@@ -16,8 +16,9 @@ from qlib_llm_alpha.library.factor_set import FactorSet, Mode, load_factor_set
 
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 INFER_PROCESSORS = ({"class": "DailyInf", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}},)
+_RECENT_ROWS = 5_000
 LEARN_PROCESSORS = (
-    {"class": "DropnaLabel"},
+    {"class": "DropUnlabelled", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}},
     {"class": "DailyZScore", "module_path": "qlib_llm_alpha.data.processor", "kwargs": {}},
 )
 
@@ -106,7 +107,9 @@ class FactorSetHandler(DataHandlerLP):
         super().setup_data(init_type=init_type, **kwargs)
         frame: pd.DataFrame = self._learn if self.drop_raw else self._data
         features: Any = frame["feature"]
-        empty = [str(name) for name in features.columns[features.isna().to_numpy().all(axis=0)]]
+        # Most columns show a value near the end; only the others are looked at whole.
+        recent = features.columns[features.iloc[-_RECENT_ROWS:].isna().to_numpy().all(axis=0)]
+        empty = [str(name) for name in recent if features[name].isna().all()]
         if empty:
             raise LibraryError(
                 f"factors {empty} have no value between {self.start_time} and {self.end_time}: their look-back is "

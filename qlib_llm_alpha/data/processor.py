@@ -84,3 +84,38 @@ class DailyZScore(Processor):
     def readonly(self) -> bool:
         """Say that the given frame stays as it is, so that the handler need not copy it first."""
         return True
+
+
+class DropUnlabelled(Processor):
+    """Drop the rows in which a label is missing, as Qlib's ``DropnaLabel``, several times sooner on wide frames.
+
+    Parameters
+    ----------
+    fields_group : str
+        The column group of the labels.
+    """
+
+    def __init__(self, fields_group: str = "label") -> None:
+        self.fields_group = fields_group
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows that have every label, in their order."""
+        groups = df.columns.get_level_values(0)
+        kept = df.loc[:, groups == self.fields_group].notna().to_numpy().all(axis=1)
+        index = df.index[kept]
+        parts = []
+        for group in dict.fromkeys(groups):
+            part = df.loc[:, groups == group]
+            # Columns lie one after the other in memory: each is cut by itself, where pandas goes row by row.
+            values = np.compress(kept, part.to_numpy().T, axis=1)
+            parts.append(pd.DataFrame(values.T, index=index, columns=part.columns, copy=False))
+        labelled: pd.DataFrame = pd.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+        return labelled
+
+    def is_for_infer(self) -> bool:
+        """Say that it stands among the learn processors: prediction has no label."""
+        return False
+
+    def readonly(self) -> bool:
+        """Say that the given frame stays as it is, so that the handler need not copy it first."""
+        return True

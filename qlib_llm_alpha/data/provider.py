@@ -179,9 +179,6 @@ class PanelDatasetProvider(LocalDatasetProvider):
         self, panel: TiledPanel, trees: Sequence[Node], begin: int, end: int, days: int, *, by_day: bool
     ) -> tuple[Mask, Values]:
         """Return which cells the frame holds, (N, rows), and their values, (K, M)."""
-        graph = Graph(is_foreign)
-        for tree in trees:
-            graph.add(tree)  # refuses what cannot be computed before anything of Qlib's is made of it
         parts = []
         for positions, opened, closed in self._windows(trees, begin, end, days):
             whole = opened == 0 and closed == days
@@ -215,7 +212,9 @@ class PanelDatasetProvider(LocalDatasetProvider):
             yield list(range(len(trees))), 0, rows
             return
         groups: dict[tuple[int, int], list[int]] = {}
+        graph = Graph(is_foreign)
         for position, tree in enumerate(trees):
+            graph.add(tree)  # refuses what cannot be computed before anything of Qlib's is made of it
             left, right = to_qlib(tree).get_extended_window_size()
             first = 0 if not np.isfinite(left) else max(0, begin - int(left))
             groups.setdefault((first, min(rows, end + int(right))), []).append(position)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from qlib.data.dataset.processor import CSZScoreNorm
+from qlib.data.dataset.processor import CSZScoreNorm, DropnaLabel
 
-from qlib_llm_alpha.data.processor import DailyInf, DailyZScore
+from qlib_llm_alpha.data.processor import DailyInf, DailyZScore, DropUnlabelled
 
 
 def frame_of(values: list[list[float]], group: str = "feature") -> pd.DataFrame:
@@ -80,3 +80,14 @@ def test_the_given_frame_stays_as_it_is() -> None:
         processor(given)
         assert processor.readonly()
         pd.testing.assert_frame_equal(given, kept)
+
+
+def test_rows_without_a_label_are_dropped_as_by_qlib() -> None:
+    frame = pd.concat(
+        [frame_of([[1, 2, 3, 4], [5, 6, 7, 8]]), frame_of([[1, NAN, 3, 4], [NAN, 6, 7, NAN]], "label")], axis=1
+    )
+    given = frame.copy()
+    pd.testing.assert_frame_equal(DropUnlabelled()(frame), DropnaLabel()(frame))
+    pd.testing.assert_frame_equal(frame, given)
+    assert DropUnlabelled().readonly()
+    assert not DropUnlabelled().is_for_infer()
