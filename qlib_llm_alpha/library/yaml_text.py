@@ -75,7 +75,11 @@ def write_mapping(document: Mapping[str, Any]) -> str:
     return yaml.dump(dict(document), Dumper=_IndentedDumper, sort_keys=False, width=10**6, allow_unicode=True)
 
 
-class _OnceLoader(yaml.SafeLoader):
+# libyaml's reader where PyYAML was built with it: the same rules, ten times sooner.
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _OnceLoader(_SafeLoader):  # type: ignore[misc]
     """The safe loader, except that a key given twice is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -83,7 +87,8 @@ class _OnceLoader(yaml.SafeLoader):
         for position, key in enumerate(keys):
             if key in keys[:position]:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 class _IndentedDumper(yaml.SafeDumper):
