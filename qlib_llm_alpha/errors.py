@@ -9,6 +9,9 @@
     ├── ConfigError (ValueError)         a workflow, segment, date or keyword cannot mean anything
     ├── ProviderError (ValueError)       a Qlib provider or a source file is missing or malformed
     ├── RecordingError (RuntimeError)    something logged did not arrive in the store
+    ├── ChainError (RuntimeError)        an append-only log was changed, cut or cannot be read
+    ├── WallError (RuntimeError)         something reaches beyond its wall, or opens the sealed segment again
+    ├── LeakError (AssertionError)       a leak guard found that the future is known
     ├── MissingArtifactError (LookupError)   a record needs an artifact that no earlier record wrote
     └── MissingExtraError (ImportError)  an optional dependency is not installed
 
@@ -60,6 +63,18 @@ class ProviderError(QlibLLMAlphaError, ValueError):
 
 class RecordingError(QlibLLMAlphaError, RuntimeError):
     """Something that was logged did not arrive in the tracking store."""
+
+
+class ChainError(QlibLLMAlphaError, RuntimeError):
+    """An append-only log was changed, cut short, or cannot be read."""
+
+
+class WallError(QlibLLMAlphaError, RuntimeError):
+    """Something reaches beyond its wall, or opens the sealed segment a second time undeclared."""
+
+
+class LeakError(QlibLLMAlphaError, AssertionError):
+    """A leak guard found that a value knows what it could not know."""
 
 
 class MissingArtifactError(QlibLLMAlphaError, LookupError):
