@@ -91,6 +91,10 @@ class Universe:
             rows[:, instruments:] = False
         return cls(rows, rows.sum(axis=1, dtype=np.int64))
 
+    def window(self, rows: slice) -> Universe:
+        """Return the universe of these rows."""
+        return Universe(self.member[rows], self.size[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class PreparedLabel:

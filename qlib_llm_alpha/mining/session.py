@@ -1,0 +1,422 @@
+"""A mining session: propose, admit, count every trial, compare with chance, write it all down.
+
+A session folder holds
+
+=====================  =====================================================================================
+``session.json``       rules, basis, seeds, hashes, the test against chance, PBO, deflated Sharpe, nulls
+``verdicts.parquet``   one row for each candidate: measures, verdict, reason, detail
+``series.parquet``     daily rank IC of every candidate that was scored, one column for each
+``library.yaml``       the admitted factors as a factor set; absent when nothing was admitted
+``report.md``          the same for people
+=====================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from qlib_llm_alpha.engine.evaluate import evaluate
+from qlib_llm_alpha.engine.tiles import TiledPanel
+from qlib_llm_alpha.errors import ConfigError, WallError
+from qlib_llm_alpha.evaluation.basis import Basis
+from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
+from qlib_llm_alpha.evaluation.max_null import effective_trials
+from qlib_llm_alpha.evaluation.nulls import Credit, credited, draw_shifts, shifted_prepared_label
+from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfitting
+from qlib_llm_alpha.evaluation.scorecard import Scorecard, score_factor
+from qlib_llm_alpha.evaluation.search_data import SearchData
+from qlib_llm_alpha.evaluation.sharpe import deflated_sharpe, sharpe_ratio
+from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.factor.expression import Expression
+from qlib_llm_alpha.factor.factor import Factor
+from qlib_llm_alpha.library.factor_set import FactorSet
+from qlib_llm_alpha.mining.admission import Admission, Candidate, Judged, Rules, admit
+
+Array = NDArray[np.float64]
+
+SHIFTS = 20
+"""Labels moved in time against which every candidate is scored too."""
+
+PBO_BLOCKS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What a session found; :meth:`write` keeps it.
+
+    Parameters
+    ----------
+    admission : Admission
+    rules : Rules
+    basis : Basis
+        Of every figure on search; its ``trials`` is the number of candidates with an IC.
+    data : str
+        Fingerprint of the provider's content.
+    seed : int
+    days : array, (T,) datetime64[D]
+        Of the daily series.
+    shifted : Credit or None
+        The largest absolute mean IC of the family over what the same family reaches against labels moved in time.
+    random : Credit or None
+        The largest ``|t|`` of the family over that of as many random formulas, where those were asked for.
+    pbo : float
+        Probability of backtest overfitting among the family's long-short returns: how often the best of one half of
+        the days is below the median of the other.
+    deflated : Mapping
+        The best candidate's long-short return before costs: Sharpe ratio a day, the one that the best of so many
+        worthless trials would show, the probability that the true one is above 0 once that is deducted, effective
+        trials (both directions of each candidate).
+    tune : tuple of Scorecard
+        Of the admitted factors on the tune segment, where it was read.
+    """
+
+    admission: Admission
+    rules: Rules
+    basis: Basis
+    data: str
+    seed: int
+    days: NDArray[np.datetime64] = field(repr=False)
+    shifted: Credit | None
+    random: Credit | None
+    pbo: float
+    deflated: Mapping[str, float | str]
+    tune: tuple[Scorecard, ...] = ()
+
+    @property
+    def factor_set(self) -> FactorSet | None:
+        """The admitted factors, the strongest first; None without any."""
+        chosen = self.admission.admitted
+        if not chosen:
+            return None
+        factors = tuple(
+            Factor(
+                name=one.candidate.name or f"{one.candidate.proposer}_{one.id}",
+                expression=one.candidate.expression,
+                category=one.candidate.category,
+                hypothesis=one.candidate.hypothesis,
+                sources=one.candidate.sources,
+                origin=one.candidate.proposer,
+            )
+            for one in chosen
+        )
+        return FactorSet("mined", factors, "strict", as_of=str(self.days[-1]))
+
+    def table(self) -> pd.DataFrame:
+        """Return one row for each candidate, in the order in which they were proposed."""
+        rows = [_row(one) for one in self.admission.judged]
+        frame: pd.DataFrame = pd.DataFrame(rows)
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``session.json`` holds."""
+        null = self.admission.null
+        reasons = Counter(one.verdict.reason or "admitted" for one in self.admission.judged)
+        chosen = self.factor_set
+        return {
+            "basis": self.basis.to_dict(),
+            "statement": self.basis.sentence,
+            "data": self.data,
+            "seed": self.seed,
+            "rules": asdict(self.rules),
+            "candidates": len(self.admission.judged),
+            "scored": len(self.admission.family),
+            "admitted": len(self.admission.admitted),
+            "reasons": dict(reasons.most_common()),
+            "run_p": None if null is None else null.run_p,
+            "sidak_p": None if null is None else null.sidak_p,
+            "effective_trials": None if null is None else null.effective,
+            "critical_t": None if null is None else null.critical_t,
+            "pbo": _plain(self.pbo),
+            "deflated_sharpe": {name: _plain(value) for name, value in self.deflated.items()},
+            "credit_over_shifted_labels": None if self.shifted is None else asdict_credit(self.shifted),
+            "credit_over_random_formulas": None if self.random is None else asdict_credit(self.random),
+            "factor_set": None if chosen is None else {"id": chosen.id, "names": list(chosen.names)},
+            "tune": [card.to_dict() for card in self.tune],
+        }
+
+    def write(self, folder: Path) -> None:
+        """Write the session's folder, which must not hold a session yet."""
+        free_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.table().to_parquet(folder / "verdicts.parquet", index=False)
+        series = pd.DataFrame(
+            self.admission.series(),
+            index=pd.DatetimeIndex(self.days.astype("datetime64[ns]"), name="datetime"),
+            columns=[self.admission.judged[place].id for place in self.admission.family],
+        )
+        series.to_parquet(folder / "series.parquet")
+        chosen = self.factor_set
+        if chosen is not None:
+            chosen.save(folder / "library.yaml")
+        (folder / "report.md").write_text(self.report(), encoding="utf-8")
+        # Last: a folder with this file is a whole session.
+        (folder / "session.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def report(self) -> str:
+        """Return the session as Markdown."""
+        facts = self.to_dict()
+        null = self.admission.null
+        lines = [
+            "# Mining session",
+            "",
+            f"Every figure on search: {self.basis.sentence}. Nothing after {self.days[-1]} was read.",
+            "",
+            f"{facts['candidates']} candidates, {facts['scored']} with an IC, {facts['admitted']} admitted.",
+        ]
+        if null is not None:
+            lines += [
+                f"The best |t| has p {null.run_p:.3f} among all of them (alpha {self.rules.alpha:g} a run; "
+                f"{null.effective:.0f} effective trials; by chance the best reaches {null.critical_t:.2f} in one run of "
+                f"twenty). Sidak's p is {null.sidak_p:.3f}.",
+                f"Probability of backtest overfitting {self.pbo:.2f}. Deflated Sharpe ratio of the best candidate "
+                f"({self.deflated['formula']}): {self.deflated['probability']:.3f}.",
+            ]
+        lines += [credit.sentence for credit in (self.shifted, self.random) if credit is not None]
+        lines += ["", "| verdict | candidates |", "| --- | ---: |"]
+        lines += [f"| {reason} | {count} |" for reason, count in facts["reasons"].items()]
+        if self.admission.admitted:
+            lines += ["", "| admitted | rank IC | HAC t | adjusted p | turnover | tune rank IC (t) |"]
+            lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+            tune = {card.factor_id: card for card in self.tune}
+            for one in self.admission.admitted:
+                card = tune.get(one.id)
+                shown = "not read" if card is None else f"{card.rank_ic:+.4f} ({card.t_rank_ic:+.1f})"
+                lines.append(
+                    f"| `{one.candidate.expression.text}` | {one.rank_ic:+.4f} | {one.t:+.2f} | {one.adjusted_p:.4f} | "
+                    f"{one.turnover:.0%} | {shown} |"
+                )
+        return "\n".join(lines) + "\n"
+
+
+def mine(
+    candidates: Sequence[Candidate],
+    data: SearchData,
+    *,
+    rules: Rules | None = None,
+    library: Iterable[Expression] = (),
+    random_formulas: Sequence[Expression] = (),
+    ledger: TrialLedger | None = None,
+    run: str = "",
+    seed: int = 0,
+    shifts: int = SHIFTS,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> Session:
+    """Judge candidates, compare them with chance and enter every trial in the ledger.
+
+    Parameters
+    ----------
+    candidates, data, rules, library, seed, threads, progress
+        As for :func:`~qlib_llm_alpha.mining.admission.admit`.
+    random_formulas : sequence of Expression
+        A null: they go through the same selector and nothing of them is admitted. Give as many as there are candidates.
+    ledger : TrialLedger, optional
+        Gets every candidate that was scored. Without one nobody can count the trials afterwards.
+    run : str
+        Name of the run in the ledger.
+    shifts : int
+        Labels moved in time that every candidate is scored against; 0: none.
+
+    Returns
+    -------
+    Session
+    """
+    rules = rules or Rules()
+    moved = draw_shifts(len(data.days), shifts, minimum=_farthest(data), seed=seed) if shifts else ()
+    labels = [shifted_prepared_label(data.prepared, data.rows, int(days)) for days in moved]
+    found = admit(
+        candidates,
+        data,
+        rules=rules,
+        library=library,
+        null_labels=labels,
+        seed=seed,
+        threads=threads,
+        progress=progress,
+    )
+    basis = data.basis(trials=len(found.family))
+    if ledger is not None and found.family:
+        enter(found, data, ledger, basis=basis, run=run, seed=seed)
+    random = None
+    if random_formulas:
+        others = admit([Candidate(formula, "null") for formula in random_formulas], data, rules=rules, seed=seed)
+        random = credited(_best_t(found), np.array([_best_t(others)]), name="largest |t|", null_name="random formulas")
+    return Session(
+        admission=found,
+        rules=rules,
+        basis=basis,
+        data=data.data,
+        seed=seed,
+        days=data.days,
+        shifted=_credit_over_shifts(found) if labels and found.family else None,
+        random=random,
+        pbo=_pbo(found),
+        deflated=_deflated(found, seed),
+    )
+
+
+def enter(found: Admission, data: SearchData, ledger: TrialLedger, *, basis: Basis, run: str, seed: int) -> int:
+    """Enter the family of a run in the ledger; return how many trials were new to it."""
+    judged = [found.judged[place] for place in found.family]
+    trials = [
+        Trial(
+            factor_id=one.id,
+            expression=one.candidate.expression.text,
+            proposer=one.candidate.proposer,
+            verdict=one.verdict.word,
+            reason=one.verdict.reason,
+            ic=one.rank_ic,
+            t=one.t,
+        )
+        for one in judged
+    ]
+    return ledger.record(trials, found.series(), data.days, basis=basis, data=data.data, run=run, seed=seed)
+
+
+def read_tune(
+    admitted: Sequence[Judged], panel: TiledPanel, walls: Walls, label: Expression, *, threads: int = 2
+) -> tuple[Scorecard, ...]:
+    """Score admitted factors on the tune segment; the caller enters the reading in the ledger.
+
+    Parameters
+    ----------
+    admitted : sequence of Judged
+    panel : TiledPanel
+        Bars up to the last day of tune.
+    walls : Walls
+        With a ``valid`` segment.
+    label : Expression
+
+    Raises
+    ------
+    WallError
+        The panel has days after tune, or there is no tune.
+    """
+    if walls.tune is None or panel.days[-1] > walls.tune.end:
+        end = "nowhere" if walls.tune is None else str(walls.tune.end)
+        raise WallError(f"the panel ends on {panel.days[-1]}, tune {end}; expected no later bars; open the panel anew")
+    formulas = [one.candidate.expression for one in admitted]
+    if not formulas:
+        return ()
+    values = evaluate(formulas, panel, warmup="strict", threads=threads).values
+    outcome = panel.untiled(evaluate([label], panel, threads=threads).values[0]).astype(np.float64)
+    member = None if panel.member is None else panel.untiled(panel.member).astype(np.bool_)
+    return tuple(
+        score_factor(
+            panel.untiled(values[place]).astype(np.float64),
+            outcome,
+            panel.days,
+            walls,
+            factor=one.candidate.name or one.candidate.expression.text,
+            factor_id=one.id,
+            segment="valid",
+            horizon=label.lookahead,
+            label_name=label.text,
+            member=member,
+        )
+        for place, one in enumerate(admitted)
+    )
+
+
+def free_folder(folder: Path) -> None:
+    """Refuse a folder that holds a session; called before anything is computed."""
+    if (folder / "session.json").exists():
+        raise ConfigError(f"{str(folder)!r} holds a session; expected a new folder: name another with --out")
+
+
+def asdict_credit(credit: Credit) -> dict[str, Any]:
+    """Return a credit as plain values."""
+    return {name: _plain(value) for name, value in asdict(credit).items() if not isinstance(value, np.ndarray)}
+
+
+def _farthest(data: SearchData) -> int:
+    """Days that a label is moved at least: a quarter, so that no persistence is left."""
+    return min(60, max(data.label.lookahead + 1, len(data.days) // 4))
+
+
+def _credit_over_shifts(found: Admission) -> Credit:
+    judged = [found.judged[place] for place in found.family]
+    nulls = np.vstack([one.null_ic for one in judged if one.null_ic is not None])
+    best = np.nanmax(np.abs(nulls), axis=0)
+    observed = float(np.nanmax(np.abs([one.ic for one in judged])))
+    return credited(observed, best, name="largest absolute mean IC", null_name="labels moved in time")
+
+
+def _best_t(found: Admission) -> float:
+    return 0.0 if found.null is None else float(np.nanmax(np.abs(found.null.t), initial=0.0))
+
+
+def _pbo(found: Admission) -> float:
+    if len(found.family) < 2:
+        return float("nan")
+    spread = found.series("spread") * _signs(found)
+    if len(spread) < 2 * PBO_BLOCKS:
+        return float("nan")
+    return float(probability_of_backtest_overfitting(spread, blocks=PBO_BLOCKS).pbo)
+
+
+def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
+    if not found.family:
+        return {"formula": "", "sharpe": np.nan, "threshold": np.nan, "probability": np.nan, "trials": np.nan}
+    spread = found.series("spread")
+    sharpe = np.array([sharpe_ratio(column) for column in spread.T])
+    best = int(np.nanargmax(np.abs(sharpe)))
+    # Whoever turns a factor by the sign of its IC has tried both directions of each.
+    both = np.hstack([spread, -spread])
+    trials = max(effective_trials(both, two_sided=False, seed=seed), 1.0)
+    result = deflated_sharpe(
+        spread[:, best] * np.sign(sharpe[best]),
+        trials=trials,
+        sharpe_deviation=float(np.sqrt(np.nanmean(sharpe**2))),
+    )
+    return {
+        "formula": found.judged[found.family[best]].candidate.expression.text,
+        "sharpe": result.sharpe,
+        "threshold": result.threshold,
+        "probability": result.probability,
+        "trials": trials,
+    }
+
+
+def _signs(found: Admission) -> Array:
+    signs: Array = np.where(np.array([found.judged[place].rank_ic for place in found.family]) < 0, -1.0, 1.0)
+    return signs
+
+
+def _row(one: Judged) -> dict[str, Any]:
+    formula = one.candidate.expression
+    return {
+        "id": one.id,
+        "formula": formula.text,
+        "proposer": one.candidate.proposer,
+        "name": one.candidate.name,
+        "verdict": one.verdict.word,
+        "reason": one.verdict.reason,
+        "detail": one.verdict.detail,
+        "ic": one.ic,
+        "rank_ic": one.rank_ic,
+        "icir": one.icir,
+        "t": one.t,
+        "block_t": one.block_t,
+        "adjusted_p": one.adjusted_p,
+        "turnover": one.turnover,
+        "coverage": one.coverage,
+        "nodes": formula.nodes,
+        "depth": formula.depth,
+        "lookback": formula.lookback,
+        "nearest": one.nearest,
+        "nearest_correlation": one.nearest_correlation,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
