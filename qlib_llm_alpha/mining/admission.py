@@ -137,6 +137,12 @@ class Judged:
         """Id of the formula."""
         return self.candidate.expression.id
 
+    @property
+    def rank_ic_series(self) -> Array:
+        """Daily rank IC, (T,); empty for what was never valued."""
+        series = None if self.daily is None else self.daily.rank_ic
+        return np.empty(0) if series is None else series
+
 
 @dataclass(frozen=True, eq=False)
 class Admission:
@@ -227,12 +233,8 @@ def admit(
     null = _family_test([judged[place] for place in family], rules, seed)
     if null is not None:
         for column, place in enumerate(family):
-            judged[place] = replace(
-                judged[place], block_t=float(null.t[column]), adjusted_p=float(null.adjusted_p[column])
-            )
-    labelled = data.labelled
-    for place in family:
-        judged[place] = replace(judged[place], verdict=_statistical(judged[place], rules, labelled, null))
+            tested = replace(judged[place], block_t=float(null.t[column]), adjusted_p=float(null.adjusted_p[column]))
+            judged[place] = replace(tested, verdict=_statistical(tested, rules, data.labelled, null))
     alive = [place for place in family if judged[place].verdict.admitted]
     alive.sort(key=lambda place: (judged[place].adjusted_p, -abs(judged[place].block_t)))
     _check_values(judged, alive, known, data, rules, seed, threads)
@@ -287,7 +289,7 @@ def _measured(candidate: Candidate, found: Screened) -> Judged:
 def _family_test(family: Sequence[Judged], rules: Rules, seed: int) -> MaxNull | None:
     if not family:
         return None
-    series = np.column_stack([one.daily.rank_ic for one in family if one.daily is not None])
+    series = np.column_stack([one.rank_ic_series for one in family])
     if len(series) <= rules.block * (FEWEST_BLOCKS - 1):
         raise ConfigError(
             f"search has {len(series)} days with a label; expected more than {rules.block * (FEWEST_BLOCKS - 1)}, that "
@@ -296,7 +298,7 @@ def _family_test(family: Sequence[Judged], rules: Rules, seed: int) -> MaxNull |
     return max_null(series, block=rules.block, draws=rules.draws, seed=seed)
 
 
-def _statistical(one: Judged, rules: Rules, labelled: NDArray[np.bool_], null: MaxNull | None) -> Verdict:
+def _statistical(one: Judged, rules: Rules, labelled: NDArray[np.bool_], null: MaxNull) -> Verdict:
     assert one.daily is not None and one.daily.rank_ic is not None and null is not None  # noqa: S101 - of the family
     varied = float((~np.isnan(one.daily.rank_ic))[labelled].mean()) if labelled.any() else 0.0
     if not one.coverage >= rules.coverage:
@@ -350,7 +352,7 @@ def _check_values(
             verdict = Verdict(
                 False,
                 "unstable",
-                f"{moved.instrument} on {moved.day}: {moved.before:.6g} became {moved.after:.6g} when later bars changed",
+                f"{moved.instrument} on {moved.day}: {moved.before:.6g} became {moved.after:.6g} when later bars did",
             )
         elif rescaled is not None:
             verdict = Verdict(

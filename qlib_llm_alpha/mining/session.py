@@ -175,8 +175,8 @@ class Session:
         if null is not None:
             lines += [
                 f"The best |t| has p {null.run_p:.3f} among all of them (alpha {self.rules.alpha:g} a run; "
-                f"{null.effective:.0f} effective trials; by chance the best reaches {null.critical_t:.2f} in one run of "
-                f"twenty). Sidak's p is {null.sidak_p:.3f}.",
+                f"{null.effective:.0f} effective trials; by chance the best reaches {null.critical_t:.2f} in one run "
+                f"of twenty). Sidak's p is {null.sidak_p:.3f}.",
                 f"Probability of backtest overfitting {self.pbo:.2f}. Deflated Sharpe ratio of the best candidate "
                 f"({self.deflated['formula']}): {self.deflated['probability']:.3f}.",
             ]
