@@ -299,16 +299,13 @@ def _family_test(family: Sequence[Judged], rules: Rules, seed: int) -> MaxNull |
 
 
 def _statistical(one: Judged, rules: Rules, labelled: NDArray[np.bool_], null: MaxNull) -> Verdict:
-    assert one.daily is not None and one.daily.rank_ic is not None and null is not None  # noqa: S101 - of the family
-    varied = float((~np.isnan(one.daily.rank_ic))[labelled].mean()) if labelled.any() else 0.0
+    varied = float((~np.isnan(one.rank_ic_series))[labelled].mean()) if labelled.any() else 0.0
     if not one.coverage >= rules.coverage:
-        return Verdict(
-            False, "coverage", f"{one.coverage:.0%} of the members have a value; at least {rules.coverage:.0%}"
-        )
+        detail = f"{one.coverage:.0%} of the members have a value; at least {rules.coverage:.0%}"
+        return Verdict(False, "coverage", detail)
     if varied < rules.variation:
-        return Verdict(
-            False, "variation", f"an IC on {varied:.0%} of the labelled days; at least {rules.variation:.0%}"
-        )
+        detail = f"an IC on {varied:.0%} of the labelled days; at least {rules.variation:.0%}"
+        return Verdict(False, "variation", detail)
     if not abs(one.t) >= rules.least_t:
         return Verdict(False, "weak", f"rank IC {one.rank_ic:+.4f}, HAC t {one.t:.2f}; at least {rules.least_t:g}")
     if one.turnover > rules.turnover:
