@@ -1,12 +1,13 @@
-"""The walls between search, tune and sealed, as values of Qlib's segments.
+"""The walls between search, tune, confirm and sealed, as values of Qlib's segments.
 
-========  =======  ==========================================================
+========  =======  ===================================================================================
 wall      segment  who may use it
-========  =======  ==========================================================
-search    train    selection, learners, gate and their cross-fitting
-tune      valid    early stopping, thresholds, ladders
-sealed    test     records only, through ``qlib_llm_alpha.evaluation.sealed``
-========  =======  ==========================================================
+========  =======  ===================================================================================
+search    train    mining, selection, learners, gate and their cross-fitting
+tune      valid    early stopping, thresholds, ladders; every read is counted in the ledger
+confirm   confirm  optional: once per configuration, logged by ``qlib_llm_alpha.evaluation.confirm``
+sealed    test     records only, through ``qlib_llm_alpha.evaluation.sealed``, after an opening was logged
+========  =======  ===================================================================================
 
 A label dated ``s`` is known ``horizon`` trading days later (2 for Qlib's ``Ref($close,-2)/Ref($close,-1)-1``).
 Whatever is fitted on a segment therefore leaves out its last ``horizon`` days before the next one begins:
@@ -28,7 +29,7 @@ from qlib_llm_alpha.errors import ConfigError, PanelError
 Mask = NDArray[np.bool_]
 
 LABEL_HORIZON = 2
-SEGMENTS = ("train", "valid", "test")
+SEGMENTS = ("train", "valid", "confirm", "test")
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,14 @@ class SearchWindow:
 
 @dataclass(frozen=True)
 class Walls:
-    """The three walls in order of time; tune and sealed may be absent.
+    """The four walls in order of time; tune, confirm and sealed may be absent.
 
     Make it with :meth:`from_segments`.
     """
 
     train: Segment
     valid: Segment | None = None
+    confirm: Segment | None = None
     test: Segment | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +78,7 @@ class Walls:
             if after.start <= before.end:
                 raise ConfigError(
                     f"segment {after.name!r} begins on {after.start}, not after {before.name!r} which ends on "
-                    f"{before.end}; expected train, valid and test in this order without a shared day; move the dates"
+                    f"{before.end}; expected train, valid, confirm, test in this order and no shared day; move the dates"
                 )
 
     @classmethod
@@ -86,7 +88,7 @@ class Walls:
         Parameters
         ----------
         segments : mapping
-            ``train``, and optionally ``valid`` and ``test``, each (first day, last day) as dates or text.
+            ``train``, and optionally ``valid``, ``confirm`` and ``test``, each (first day, last day) as dates or text.
 
         Raises
         ------
@@ -105,7 +107,7 @@ class Walls:
     @property
     def segments(self) -> tuple[Segment, ...]:
         """The segments there are, in order of time."""
-        return tuple(segment for segment in (self.train, self.valid, self.test) if segment is not None)
+        return tuple(segment for segment in (self.train, self.valid, self.confirm, self.test) if segment)
 
     @property
     def search(self) -> SearchWindow:
@@ -139,7 +141,7 @@ class Walls:
         days : array, (T,) datetime64[D]
             The trading calendar, or any part of it that covers the segment.
         segment : str
-            ``train``, ``valid`` or ``test``.
+            ``train``, ``valid``, ``confirm`` or ``test``.
         horizon : int
             Trading days after which a label is known.
 

@@ -177,6 +177,17 @@ class GatedModel(Model):
             raise ConfigError("GatedModel has not been fitted; call fit(dataset) before predict or weights")
         return self.mixture
 
+    def tune_reads(self) -> dict[str, int]:
+        """Return how often ``fit`` looked at valid to decide something, by what it decided.
+
+        An expert whose learner stops early chose its number of rounds there, once; the gate's penalty was chosen by
+        one look with every rung of the ladder.
+        """
+        mixture = self.fitted()
+        stopping = [expert.spec for expert in mixture.experts if expert.spec.build().stops_early]
+        reads = {f"early stopping of {spec.name}": 1 for spec in stopping}
+        return {**reads, "rungs of the gate's ladder": len(mixture.ladder)}
+
     def _settings(self, names: tuple[str, ...] | None) -> MixtureSettings:
         specs = default_experts(self.seed) if self.experts is None else _specs(self.experts, names)
         return MixtureSettings(

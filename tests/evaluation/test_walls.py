@@ -42,6 +42,25 @@ def test_the_last_segment_is_purged_before_its_own_end() -> None:
     assert DAYS[walls().purged(DAYS, "test")].tolist() == DAYS[19:23].tolist()
 
 
+WITH_CONFIRM = {**SEGMENTS, "confirm": ("2020-01-16", "2020-01-18")}
+
+
+def test_confirm_lies_between_tune_and_sealed() -> None:
+    named = Walls.from_segments(WITH_CONFIRM)
+    assert [segment.name for segment in named.segments] == ["train", "valid", "confirm", "test"]
+    assert named.confirm is named.segment("confirm")
+    assert walls().confirm is None
+
+
+@pytest.mark.parametrize(
+    ("segment", "last"), [("train", "2020-01-08"), ("valid", "2020-01-13"), ("confirm", "2020-01-17")]
+)
+def test_every_boundary_is_purged_that_of_confirm_too(segment: str, last: str) -> None:
+    """Valid ends where confirm begins; between confirm and test lies one day that belongs to neither."""
+    kept = DAYS[Walls.from_segments(WITH_CONFIRM).purged(DAYS, segment)]
+    assert kept[-1] == np.datetime64(last)
+
+
 def test_a_calendar_that_stops_with_the_segment_is_purged_as_if_the_next_began_at_once() -> None:
     assert walls().purged(DAYS[:10], "train").sum() == 8
 
@@ -70,6 +89,8 @@ def test_train_alone_is_enough() -> None:
             "'valid' begins on 2020-01-11, not after",
         ),
         ({"train": SEGMENTS["test"], "test": SEGMENTS["train"]}, "in this order"),
+        ({**SEGMENTS, "confirm": ("2020-01-15", "2020-01-18")}, "'confirm' begins on 2020-01-15, not after 'valid'"),
+        ({**SEGMENTS, "confirm": ("2020-01-26", "2020-01-30")}, "'test' begins on 2020-01-20, not after 'confirm'"),
         ({"train": "2020-01-01"}, "expected two dates"),
         ({"train": ["2020-01-01"]}, "expected two dates"),
         ({"train": None}, "expected two dates"),

@@ -304,3 +304,9 @@ def test_prediction_with_a_gate_of_ones_own_fitting_is_used(model_small: GatedMo
     chosen.mixture = replace(model_small.fitted(), gates={"static": static})
     scores = chosen.predict(dataset_small)
     pd.testing.assert_series_equal(scores["score"], scores["trees"], check_names=False)
+
+
+def test_every_look_at_valid_is_counted(model_small: GatedModel) -> None:
+    rungs = len(model_small.fitted().ladder)
+    assert model_small.tune_reads() == {"early stopping of trees": 1, "rungs of the gate's ladder": rungs}
+    assert rungs == 5

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.data.embedded.simulate import GENERATOR, Kind, Market, simulate
+from qlib_llm_alpha.data.fingerprint import EMBEDDED_MANIFEST as MANIFEST
+from qlib_llm_alpha.data.fingerprint import hash_files
 from qlib_llm_alpha.data.provider_files import (
     Span,
     write_calendar,
@@ -28,7 +30,6 @@ from qlib_llm_alpha.errors import ProviderError
 
 Array = NDArray[np.float64]
 
-MANIFEST = "market.json"
 INDEX_CODE = "SH000300"
 _ARGUMENTS = ("kind", "instruments", "start", "end", "seed", "generator")
 
@@ -156,14 +157,8 @@ def fingerprint(market: Market) -> str:
 
 def content_hash(root: Path) -> tuple[str, int]:
     """Return the SHA-256 over names and bytes of all files below ``root`` but the manifest, and their number."""
-    digest = hashlib.sha256()
-    count = 0
-    for path in sorted(_files(root), key=lambda path: path.relative_to(root).as_posix()):
-        data = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()}\0{len(data)}\0".encode())
-        digest.update(data)
-        count += 1
-    return digest.hexdigest(), count
+    paths = list(_files(root))
+    return hash_files(root, paths), len(paths)
 
 
 def _present(out: Path) -> dict[str, Any] | None:
