@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from qlib_llm_alpha.data.check import CheckReport
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.engine.distribute import Backend
     from qlib_llm_alpha.engine.warmup import WarmUp
     from qlib_llm_alpha.factor.check import CheckResult
+    from qlib_llm_alpha.mining.session import Session
 
 
 def import_market_data(
@@ -154,3 +155,66 @@ def warm_up_engine(progress: Callable[[int, int], None] | None = None) -> WarmUp
     from qlib_llm_alpha.engine.warmup import warm_up
 
     return warm_up(progress, processes=2)
+
+
+def mine_factors(
+    provider: Path,
+    universe: str,
+    *,
+    start: str,
+    end: str,
+    out: Path,
+    ledger: Path,
+    tune: tuple[str, str] | None = None,
+    trials: int = 500,
+    formulas: Sequence[str] = (),
+    library: str | None = None,
+    label: str,
+    alpha: float = 0.05,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Session:
+    """Propose random formulas, judge them and those of files on the search segment, and write the session."""
+    from dataclasses import replace
+
+    from qlib_llm_alpha.data.bars import open_panel, provider_fields
+    from qlib_llm_alpha.data.fingerprint import provider_fingerprint
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
+    from qlib_llm_alpha.evaluation.search_data import SearchData
+    from qlib_llm_alpha.evaluation.walls import Walls
+    from qlib_llm_alpha.factor.expression import parse
+    from qlib_llm_alpha.library.factor_set import load_factor_set
+    from qlib_llm_alpha.mining.admission import Rules
+    from qlib_llm_alpha.mining.candidates import Candidate, listed_candidates
+    from qlib_llm_alpha.mining.random_formulas import random_candidates
+    from qlib_llm_alpha.mining.session import free_folder, mine, read_tune
+
+    free_folder(out)
+    segments = {"train": (start, end)} if tune is None else {"train": (start, end), "valid": tune}
+    walls = Walls.from_segments(segments)
+    rules = Rules(alpha=alpha)
+    fields = provider_fields(provider)
+    known = [] if library is None else [factor.expression for factor in load_factor_set(library).factors]
+    target = parse(label, allow_future=True, fields=fields)
+    data = SearchData.of(
+        open_panel(provider, universe, end=walls.search.end),
+        walls.search,
+        target,
+        universe=universe,
+        data=provider_fingerprint(provider),
+    )
+    given = [one for file in formulas for one in listed_candidates(file, fields)]
+    proposed = random_candidates(
+        trials, fields, seed=seed, taken={one.expression.id for one in given} | {one.id for one in known}
+    )
+    book = TrialLedger(ledger)
+    session = mine(
+        [*given, *proposed], data, rules=rules, library=known, ledger=book, run=out.name, seed=seed, progress=progress
+    )
+    if walls.tune is not None and session.admission.admitted:
+        panel = open_panel(provider, universe, end=walls.tune.end)
+        cards = read_tune(session.admission.admitted, panel, walls, target)
+        book.record_tune_reads({"admitted factors": len(cards)}, basis=session.basis, data=data.data, run=out.name)
+        session = replace(session, tune=cards)
+    session.write(out)
+    return session

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from qlib_llm_alpha import wiring
+from qlib_llm_alpha.cli.progress import progress_bar
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.factor.limits import Limits
 
@@ -89,7 +90,7 @@ def _add_market(parser: argparse.ArgumentParser) -> None:
 
 def _eval(args: argparse.Namespace) -> int:
     write = _writer(args.out, (".parquet", ".csv"))
-    with _bar() as progress:
+    with progress_bar("formula") as progress:
         found = wiring.evaluate_formulas(
             args.file, args.provider, args.universe, start=args.start, end=args.end, progress=progress
         )
@@ -123,7 +124,7 @@ def _facts(column: pd.Series) -> dict[str, float | None]:
 
 def _score(args: argparse.Namespace) -> int:
     write = _writer(args.out, (".parquet", ".csv", ".json"))
-    with _bar() as progress:
+    with progress_bar("formula") as progress:
         found = wiring.score_formulas(
             args.file,
             args.provider,
@@ -153,20 +154,6 @@ def _score(args: argparse.Namespace) -> int:
                 else _printable(f"{'refused':>9}  {_cut(one.name)}: {one.refused}")
             )
     return 1 if any(one.refused for one in found) else 0
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Show on stderr how far the work is, where somebody looks at it."""
-    from tqdm import tqdm
-
-    with tqdm(unit="formula", leave=False, disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def _writer(out: Path | None, endings: tuple[str, ...]) -> Callable[[pd.DataFrame], None]:

@@ -28,6 +28,7 @@ from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.verdict import Verdict
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.tree import Call
+from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.probes import future_changes, unit_changes
 
 _log = logging.getLogger(__name__)
@@ -93,18 +94,6 @@ class Rules:
                 f"rule draws is {self.draws!r}; expected at least 1 / alpha = {1 / self.alpha:.0f}, as p is never "
                 "smaller than 1 / draws; 2000 are usual"
             )
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A formula that somebody proposes; ``proposer`` is ``random``, ``seed``, ``human``, ``genetic`` or a model."""
-
-    expression: Expression
-    proposer: str
-    name: str = ""
-    category: str = ""
-    hypothesis: str = ""
-    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

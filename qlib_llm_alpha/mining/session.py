@@ -39,7 +39,8 @@ from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.library.factor_set import FactorSet
-from qlib_llm_alpha.mining.admission import Admission, Candidate, Judged, Rules, admit
+from qlib_llm_alpha.mining.admission import Admission, Judged, Rules, admit
+from qlib_llm_alpha.mining.candidates import Candidate
 
 Array = NDArray[np.float64]
 

@@ -1,0 +1,70 @@
+"""What is proposed, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from qlib_llm_alpha.errors import LibraryError
+from qlib_llm_alpha.factor.expression import Expression
+from qlib_llm_alpha.library.factor_set import builtin_names, load_factor_set
+from qlib_llm_alpha.library.formula_file import read_formulas
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A formula that somebody proposes.
+
+    Parameters
+    ----------
+    expression : Expression
+    proposer : str
+        ``random``, ``seed``, ``human``, ``genetic``, or the name of a language model.
+    name, category, hypothesis : str
+        As a factor will carry them; an empty name becomes proposer and id.
+    sources : tuple of str
+    """
+
+    expression: Expression
+    proposer: str
+    name: str = ""
+    category: str = ""
+    hypothesis: str = ""
+    sources: tuple[str, ...] = ()
+
+
+def listed_candidates(file: str, fields: Collection[str] = ()) -> list[Candidate]:
+    """Read candidates from a factor set or a text with one formula a line.
+
+    Parameters
+    ----------
+    file : str
+        As for :func:`~qlib_llm_alpha.library.formula_file.read_formulas`. The factors of a set keep their name,
+        category and origin; formulas of a text are ``human``.
+    fields : collection of str
+        Fields of the provider beyond those of the language, with their sigil.
+
+    Raises
+    ------
+    LibraryError
+        The file cannot be read, or the factor language refuses a line.
+    """
+    if file in builtin_names() or file.endswith((".yaml", ".yml")):
+        return [
+            Candidate(
+                factor.expression, factor.origin, factor.name, factor.category, factor.hypothesis, factor.sources
+            )
+            for factor in load_factor_set(file).factors
+        ]
+    formulas, _ = read_formulas(file, fields)
+    refused = [f"{one.text:.80}: {one.refusal}" for one in formulas if one.expression is None]
+    if refused:
+        raise LibraryError(
+            f"{file}: {len(refused)} of {len(formulas)} formulas are refused, the first is {refused[0]}; expected "
+            "formulas of the factor language: mend or drop them (`qlib-llm-alpha factor check` lists all)"
+        )
+    return [
+        Candidate(one.expression, "human", "" if one.name == one.text else one.name)
+        for one in formulas
+        if one.expression is not None
+    ]
