@@ -185,7 +185,7 @@ def mine_factors(
     from qlib_llm_alpha.factor.expression import parse
     from qlib_llm_alpha.library.factor_set import load_factor_set
     from qlib_llm_alpha.mining.admission import Rules
-    from qlib_llm_alpha.mining.candidates import Candidate, listed_candidates
+    from qlib_llm_alpha.mining.candidates import listed_candidates
     from qlib_llm_alpha.mining.random_formulas import random_candidates
     from qlib_llm_alpha.mining.session import free_folder, mine, read_tune
 
