@@ -155,10 +155,12 @@ def deflated_sharpe(series: Array, *, trials: float, sharpe_deviation: float) ->
     trials : float
         Number of trials N, those that were rejected included; a trial whose sign was chosen by the data counts twice.
     sharpe_deviation : float
-        Standard deviation per day of the Sharpe ratios of the trials. It must fit N: the deviation seen across
-        correlated trials is already narrowed by their correlation, so it goes with the full count of trials; an
-        *effective* number of independent trials goes with what chance alone gives to one trial, ``1 / sqrt(T - 1)``.
-        An effective number with the narrowed deviation allows for the correlation twice and believes too much.
+        Standard deviation per day of the Sharpe ratios of the trials. It must fit N, for trials are correlated, and
+        correlation narrows the scatter across them by as much as it lowers their maximum. Either an effective number
+        of independent trials with what chance alone gives to one trial, ``1 / sqrt(T - 1)``; this holds at any
+        correlation, also with ``max_null.effective_trials`` of both signs. Or, as in the paper, the full number with
+        the deviation seen across the trials. An effective number with the deviation seen allows for correlation twice
+        and calls too much a find.
 
     Returns
     -------

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from qlib_llm_alpha.errors import ConfigError
+from qlib_llm_alpha.evaluation.max_null import effective_trials
 from qlib_llm_alpha.evaluation.sharpe import (
     deflated_sharpe,
     expected_max_sharpe,
@@ -278,6 +279,27 @@ def test_the_best_of_noise_is_rarely_called_a_find_with_the_full_count_and_the_s
         plain.append(probabilistic_sharpe(best) > 0.95)
     assert np.mean(finds) < 0.05
     assert np.mean(plain) > 0.25  # what is found without counting
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.9])
+def test_the_best_of_noise_is_rarely_called_a_find_with_the_effective_count_and_the_scatter_of_chance(
+    share: float,
+) -> None:
+    rng = np.random.default_rng(11)
+    finds, allowed_twice = [], []
+    for _ in range(300):
+        common, own = rng.standard_normal((250, 1)), rng.standard_normal((250, 30))
+        trials = np.sqrt(share) * common + np.sqrt(1 - share) * own
+        both_signs = np.hstack([trials, -trials])
+        sharpes = both_signs.mean(axis=0) / both_signs.std(axis=0, ddof=1)
+        best = both_signs[:, sharpes.argmax()]
+        effective = max(1.0, effective_trials(both_signs, two_sided=False, draws=200))
+        seen = float(sharpes[:30].std(ddof=1))
+        finds.append(deflated_sharpe(best, trials=effective, sharpe_deviation=1 / np.sqrt(249)).probability > 0.95)
+        allowed_twice.append(deflated_sharpe(best, trials=effective, sharpe_deviation=seen).probability > 0.95)
+    assert np.mean(finds) < 0.05
+    if share == 0.9:
+        assert np.mean(allowed_twice) > 0.1  # why the two belong together
 
 
 @pytest.mark.parametrize("trials", [0, 0.99, -3, float("inf"), float("nan")])
