@@ -26,8 +26,8 @@ class Discoveries(NamedTuple):
     q_values: Array
 
 
-class Interval(NamedTuple):
-    """Both ends of a confidence interval."""
+class ShareInterval(NamedTuple):
+    """Both ends of the confidence interval of a share."""
 
     lower: float
     upper: float
@@ -114,7 +114,7 @@ def sidak_p(smallest_p: float, trials: float) -> float:
     return 1.0 if smallest_p == 1 else -expm1(trials * log1p(-smallest_p))
 
 
-def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> Interval:
+def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> ShareInterval:
     """Return the exact interval of a share, such as that of the noise runs which admitted anything.
 
     Parameters
@@ -126,7 +126,7 @@ def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> Inte
 
     Returns
     -------
-    Interval
+    ShareInterval
         ``B(a / 2; k, n - k + 1)`` and ``B(1 - a / 2; k + 1, n - k)``, quantiles of the beta distribution with
         ``a = 1 - confidence``; 0 below none and 1 above all.
 
@@ -145,7 +145,7 @@ def clopper_pearson(successes: int, runs: int, confidence: float = 0.95) -> Inte
         raise ConfigError(f"confidence is {confidence!r}; expected more than 0 and less than 1; 0.95 is usual")
     tail = (1.0 - confidence) / 2.0
     failures = runs - successes
-    return Interval(
+    return ShareInterval(
         lower=float(betaincinv(successes, failures + 1, tail)) if successes else 0.0,
         upper=float(betaincinv(successes + 1, failures, 1.0 - tail)) if failures else 1.0,
     )
