@@ -185,8 +185,7 @@ def mine_factors(
     from qlib_llm_alpha.factor.expression import parse
     from qlib_llm_alpha.library.factor_set import load_factor_set
     from qlib_llm_alpha.mining.admission import Rules
-    from qlib_llm_alpha.mining.candidates import listed_candidates
-    from qlib_llm_alpha.mining.random_formulas import random_candidates
+    from qlib_llm_alpha.mining.candidates import listed_candidates, random_candidates
     from qlib_llm_alpha.mining.session import free_folder, mine, read_tune
 
     free_folder(out)
@@ -204,9 +203,8 @@ def mine_factors(
         data=provider_fingerprint(provider),
     )
     given = [one for file in formulas for one in listed_candidates(file, fields)]
-    proposed = random_candidates(
-        trials, fields, seed=seed, taken={one.expression.id for one in given} | {one.id for one in known}
-    )
+    taken = {one.expression.id for one in given} | {one.id for one in known}
+    proposed = random_candidates(trials, fields, seed=seed, known=taken)
     book = TrialLedger(ledger)
     session = mine(
         [*given, *proposed], data, rules=rules, library=known, ledger=book, run=out.name, seed=seed, progress=progress

@@ -29,7 +29,7 @@ from qlib_llm_alpha.evaluation.verdict import Verdict
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.tree import Call
 from qlib_llm_alpha.mining.candidates import Candidate
-from qlib_llm_alpha.mining.probes import future_changes, unit_changes
+from qlib_llm_alpha.mining.probes import future_changes, scale_changes
 
 _log = logging.getLogger(__name__)
 
@@ -327,11 +327,11 @@ def _check_values(
     rows = data.rows
     cuts = [rows.start + int(share * (rows.stop - rows.start)) for share in _CUTS]
     future = future_changes(formulas, data.panel, cuts=cuts, seed=seed, threads=threads)
-    units = unit_changes(formulas, data.panel, seed=seed, threads=threads)
+    rebased = scale_changes(formulas, data.panel, seed=seed, threads=threads)
     pool = Pool.empty()
     for formula in known:
         pool = _added(pool, f"library: {formula.text:.80}", _rank_rows(formula, data, threads))
-    for place, moved, rescaled in zip(alive, future, units, strict=True):
+    for place, moved, rescaled in zip(alive, future, rebased, strict=True):
         one = judged[place]
         verdict: Verdict | None = None
         if moved is not None:
@@ -344,8 +344,8 @@ def _check_values(
             verdict = Verdict(
                 False,
                 "scale",
-                f"{rescaled.instrument} on {rescaled.day}: {rescaled.before:.6g} became {rescaled.after:.6g} in other "
-                "units of price and volume",
+                f"{rescaled.instrument} on {rescaled.day}: {rescaled.before:.6g} became {rescaled.after:.6g} with "
+                "another base of the adjustment factor",
             )
         else:
             ranks = _rank_rows(one.candidate.expression, data, threads)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from qlib_llm_alpha.errors import LibraryError
 from qlib_llm_alpha.factor.expression import Expression
+from qlib_llm_alpha.factor.fields import DAILY
 from qlib_llm_alpha.library.factor_set import builtin_names, load_factor_set
 from qlib_llm_alpha.library.formula_file import read_formulas
+from qlib_llm_alpha.mining.random_formulas import RandomFormulas
+
+MINED_FIELDS: Final = tuple(name for name in DAILY if name not in ("$factor", "$st"))
+"""Fields that proposers build from where nothing else is said: bars, and shares outstanding. Industry codes are of one
+date in most providers, so they are left out; the adjustment factor and the ST mark say nothing by themselves."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,7 @@ def listed_candidates(file: str, fields: Collection[str] = ()) -> list[Candidate
     """
     if file in builtin_names() or file.endswith((".yaml", ".yml")):
         return [
-            Candidate(
-                factor.expression, factor.origin, factor.name, factor.category, factor.hypothesis, factor.sources
-            )
+            Candidate(factor.expression, factor.origin, factor.name, factor.category, factor.hypothesis, factor.sources)
             for factor in load_factor_set(file).factors
         ]
     formulas, _ = read_formulas(file, fields)
@@ -68,3 +73,23 @@ def listed_candidates(file: str, fields: Collection[str] = ()) -> list[Candidate
         for one in formulas
         if one.expression is not None
     ]
+
+
+def random_candidates(
+    count: int, fields: Collection[str], *, seed: int, known: Collection[str] = ()
+) -> list[Candidate]:
+    """Propose random formulas that are built as the seed library's are.
+
+    Parameters
+    ----------
+    count : int
+    fields : collection of str
+        What the provider has; those of :data:`MINED_FIELDS` are used.
+    seed : int
+    known : collection of str
+        Ids of formulas that are not to be proposed again.
+    """
+    if count <= 0:
+        return []
+    usable = [name for name in MINED_FIELDS if name in fields]
+    return [Candidate(formula, "random") for formula in RandomFormulas(usable, seed=seed).propose(count, known=known)]

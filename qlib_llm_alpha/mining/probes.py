@@ -1,4 +1,4 @@
-"""Two experiments on a formula's values: change the future, and change the units. Neither may change them.
+"""Two experiments on a formula's values: change the future, and change the base of adjustment. Neither may change them.
 
 The factor language forbids what they look for. They are here because a rule that is only written down is not checked.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.engine.evaluate import columns_of, evaluate
 from qlib_llm_alpha.engine.tiles import Column, TiledPanel
 from qlib_llm_alpha.factor.expression import Expression
-from qlib_llm_alpha.factor.fields import DAILY, REPORTED
-from qlib_llm_alpha.factor.units import Unit
 
 Floats = NDArray[np.float32]
 
 _FLOOR = 1e-3
-"""Relative difference from which a value counts as changed by a unit: float32 keeps seven digits, and formulas such as
+"""Relative difference from which a value counts as changed by a base: float32 keeps seven digits, and formulas such as
 a covariance lose some."""
+
+_REBASED: Final = {name: np.float32(1) for name in ("$open", "$high", "$low", "$close", "$vwap", "$factor")} | {
+    "$volume": np.float32(-1)
+}
+"""Columns that the base of adjustment multiplies, and to which power."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +67,27 @@ def future_changes(
     return found
 
 
-def unit_changes(
+def scale_changes(
     formulas: Sequence[Expression], panel: TiledPanel, *, seed: int = 0, threads: int = 2
 ) -> list[Change | None]:
-    """Quote each instrument in another currency and its shares in other lots, and look whether values change.
+    """Give each instrument's adjustment factor another base, and look whether values change.
 
-    Parameters and result are those of :func:`future_changes`. Factors are powers of two, which floating point
-    multiplies exactly, so that what depends on no unit stays the same but for rounding.
+    Adjusted prices are raw ones times a cumulative factor whose base is a convention, and another one for each
+    instrument: the day of listing, of the import, or today. Adjusted volumes are raw ones over it. A formula that
+    depends on the base, such as the rank of a price, ranks instruments by an accident.
+
+    Parameters and result are those of :func:`future_changes`. The bases are powers of two, which floating point
+    multiplies exactly, so that what does not depend on them stays the same but for rounding.
     """
     fields, _ = columns_of(formulas)
     rng = np.random.default_rng(seed)
     shape = (panel.tile_count, 1, panel.column(fields[0]).values.shape[2])
-    price, shares = (np.exp2(rng.integers(-4, 5, shape)).astype(np.float32) for _ in range(2))
+    base = np.exp2(rng.integers(-4, 5, shape)).astype(np.float32)
     changed = _copy(panel)
     for name in fields:
-        column = panel.column(name)
-        exponents = _unit(name)
-        if isinstance(exponents, str):
-            continue
-        scale = price ** np.float32(exponents[0]) * shares ** np.float32(exponents[1])
-        changed.put(name, Column(column.values * scale, column.spans))
+        if name in _REBASED:
+            column = panel.column(name)
+            changed.put(name, Column(column.values * base ** _REBASED[name], column.spans))
     plain = evaluate(formulas, panel, threads=threads).values
     other = evaluate(formulas, changed, threads=threads).values
     return [_first_change(plain[at], other[at], panel, exact=False) for at in range(len(formulas))]
@@ -108,16 +113,6 @@ def _with_other_future(panel: TiledPanel, fields: Sequence[str], cut: int, seed:
 def _copy(panel: TiledPanel) -> TiledPanel:
     member = None if panel.member is None else panel.untiled(panel.member).astype(np.bool_)
     return TiledPanel(panel.days, panel.instruments, panel.source, member)
-
-
-def _unit(column: str) -> Unit:
-    """Return the unit of a column, which may be a reported item such as ``P($$eps_q)``."""
-    if column in DAILY:
-        return DAILY[column]
-    for name, unit in REPORTED.items():
-        if f"({name}" in column:
-            return unit
-    return "any"
 
 
 def _first_change(before: Floats, after: Floats, panel: TiledPanel, *, exact: bool) -> Change | None:

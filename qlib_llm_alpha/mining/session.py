@@ -267,7 +267,6 @@ def mine(
 
 def enter(found: Admission, data: SearchData, ledger: TrialLedger, *, basis: Basis, run: str, seed: int) -> int:
     """Enter the family of a run in the ledger; return how many trials were new to it."""
-    judged = [found.judged[place] for place in found.family]
     trials = [
         Trial(
             factor_id=one.id,
@@ -278,7 +277,7 @@ def enter(found: Admission, data: SearchData, ledger: TrialLedger, *, basis: Bas
             ic=one.rank_ic,
             t=one.t,
         )
-        for one in judged
+        for one in _of_family(found)
     ]
     return ledger.record(trials, found.series(), data.days, basis=basis, data=data.data, run=run, seed=seed)
 
@@ -344,12 +343,19 @@ def _farthest(data: SearchData) -> int:
     return min(60, max(data.label.lookahead + 1, len(data.days) // 4))
 
 
-def _credit_over_shifts(found: Admission) -> Credit:
-    judged = [found.judged[place] for place in found.family]
+def _credit_over_shifts(found: Admission) -> Credit | None:
+    # A mean over a few odd days is large whatever the label.
+    judged = [one for one in _of_family(found) if one.verdict.reason not in ("coverage", "variation")]
+    if not judged:
+        return None
     nulls = np.vstack([one.null_ic for one in judged if one.null_ic is not None])
     best = np.nanmax(np.abs(nulls), axis=0)
     observed = float(np.nanmax(np.abs([one.ic for one in judged])))
     return credited(observed, best, name="largest absolute mean IC", null_name="labels moved in time")
+
+
+def _of_family(found: Admission) -> list[Judged]:
+    return [found.judged[place] for place in found.family]
 
 
 def _best_t(found: Admission) -> float:
@@ -389,7 +395,7 @@ def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
 
 
 def _signs(found: Admission) -> Array:
-    signs: Array = np.where(np.array([found.judged[place].rank_ic for place in found.family]) < 0, -1.0, 1.0)
+    signs: Array = np.where(np.array([one.rank_ic for one in _of_family(found)]) < 0, -1.0, 1.0)
     return signs
 
 
