@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from functools import cached_property
+from itertools import chain, combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,7 @@ import yaml
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
+from qlib_llm_alpha.data.fingerprint import provider_fingerprint
 from qlib_llm_alpha.engine.evaluate import Warmup, evaluate
 from qlib_llm_alpha.engine.funnel import prepare_label
 from qlib_llm_alpha.engine.panel import as_day
@@ -50,6 +52,7 @@ from qlib_llm_alpha.evaluation.statistics import hac_t, mean_of
 from qlib_llm_alpha.evaluation.walls import Segment, Walls
 from qlib_llm_alpha.factor.expression import Expression, parse
 from qlib_llm_alpha.library.formula_file import ReadFormula, read_formulas
+from qlib_llm_alpha.report.cross_table import describe_cross
 
 if TYPE_CHECKING:
     from qlib_llm_alpha.evaluation.ledger import TrialLedger
@@ -151,6 +154,8 @@ class GridMarket:
         Its members of the day count.
     fields : set of str, optional
         Fields it has, with their sigil; formulas of others are refused for this market. None: not known.
+    provider : path, optional
+        The folder it was opened from.
     """
 
     name: str
@@ -158,16 +163,19 @@ class GridMarket:
     universe: str = "all"
     membership: str = MEMBERS
     fields: frozenset[str] | None = None
+    provider: Path | None = None
 
-    @property
+    @cached_property
     def data(self) -> str:
-        """A hash of the calendar, the members and the closes, as the ledger names data."""
+        """What the ledger calls this data: the provider's fingerprint, or a hash of calendar, members and closes."""
+        if self.provider is not None:
+            return provider_fingerprint(self.provider)
         rows = len(self.panel.days)
-        digest = hashlib.blake2b(self.panel.member_digest(rows), digest_size=16)
+        digest = hashlib.sha256(self.panel.member_digest(rows))
         digest.update(np.ascontiguousarray(self.panel.days).tobytes())
         for tile in range(self.panel.tile_count):
             digest.update(self.panel.digest("$close", tile, rows))
-        return f"{self.name}:{digest.hexdigest()}"
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,6 +212,10 @@ class CrossReport:
         words = {verdict.factor: verdict.verdict for verdict in self.verdicts}
         table: pd.DataFrame = pd.DataFrame([{**cell.to_dict(), "verdict": words[cell.factor]} for cell in self.cells])
         return table
+
+    def describe(self) -> str:
+        """Return tables for a terminal."""
+        return describe_cross(self.verdicts, self.cells, self.stress, notes=self.notes, refused=self.refused)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -243,7 +255,7 @@ def cross_validate(
     warmup : {"strict", "qlib"}
         As in :func:`~qlib_llm_alpha.engine.evaluate.evaluate`.
     walls : Walls, optional
-        Where a workflow's segments end. Periods may not reach the sealed one.
+        Where a workflow's segments end. Periods may not reach confirm or sealed.
     ledger : TrialLedger, optional
         Every factor is recorded in it once for each market, with its daily rank IC at the first lag; with walls, so
         are reads of tune: one for each cell of a factor that reaches it, costs not counted.
@@ -259,7 +271,7 @@ def cross_validate(
     Raises
     ------
     WallError
-        A period that reaches the sealed segment; nothing was computed or recorded.
+        A period that reaches confirm or sealed; nothing was computed or recorded.
     ConfigError
         Markets or periods that make no grid.
     """
@@ -269,7 +281,7 @@ def cross_validate(
     unknown = sorted({period.market for period in grid.periods} - {"", *names})
     if unknown:
         raise ConfigError(f"periods are of the markets {unknown!r}; expected some of {names!r}; correct the names")
-    refuse_sealed(grid, walls)
+    refuse_closed(grid, walls)
     good = [formula for formula in formulas if formula.expression is not None]
     done = 0
 
@@ -293,12 +305,10 @@ def cross_validate(
         for one in scored:
             one.record(ledger, [good[place] for place in kept], kept, verdicts, walls, run)
     trials = None if ledger is None else ledger.count()
-    cells = [
-        cell
-        for place, verdict in zip(kept, verdicts, strict=True)
-        for one in scored
-        for cell in one.cells(place, verdict, trials)
-    ]
+    cells: list[list[Cell]] = [[] for _ in kept]
+    for one in scored:
+        for position, cell in one.cells(kept, verdicts, trials):
+            cells[position].append(cell)
     stress = [
         found
         for place, verdict in zip(kept, verdicts, strict=True)
@@ -306,19 +316,20 @@ def cross_validate(
         for found in one.stress(place, verdict, trials)
     ]
     notes = tuple(note for one in scored for note in one.notes())
-    return CrossReport(tuple(verdicts), tuple(cells), tuple(stress), notes, refused)
+    return CrossReport(tuple(verdicts), tuple(chain.from_iterable(cells)), tuple(stress), notes, refused)
 
 
-def refuse_sealed(grid: Grid, walls: Walls | None) -> None:
-    """Raise WallError for a period that reaches the first sealed day or a later one."""
-    if walls is None or walls.sealed is None:
+def refuse_closed(grid: Grid, walls: Walls | None) -> None:
+    """Raise WallError for a period that reaches the first day of the confirm or the sealed wall, or a later one."""
+    closed = None if walls is None else walls.confirm or walls.sealed
+    if closed is None:
         return
     for period in grid.periods:
-        if period.segment.end >= walls.sealed.start:
+        if period.segment.end >= closed.start:
             raise WallError(
                 f"period {period.segment.name!r} runs from {period.segment.start} to {period.segment.end} and reaches "
-                f"the sealed segment, {walls.sealed.start} to {walls.sealed.end}; expected it to end before; end the "
-                "period earlier: sealed days are opened by a workflow's records alone"
+                f"the segment {closed.name!r}, {closed.start} to {closed.end}; expected it to end before; end the "
+                "period earlier: those days are opened by a workflow's records alone"
             )
 
 
@@ -330,7 +341,7 @@ def open_markets(folders: Sequence[MarketFolder], grid: Grid) -> list[GridMarket
         first, last = min(one.start for one in periods), max(one.end for one in periods)
         panel = open_panel(folder.provider, folder.universe, start=first, end=last)
         fields = frozenset(provider_fields(folder.provider))
-        found.append(GridMarket(folder.name, panel, folder.universe, MEMBERS, fields))
+        found.append(GridMarket(folder.name, panel, folder.universe, MEMBERS, fields, folder.provider))
     return found
 
 
@@ -349,7 +360,7 @@ def cross_validate_folders(
     ``config`` is a workflow whose segments are the walls; walls are checked before a bar is read.
     """
     walls = None if config is None else workflow_walls(config)
-    refuse_sealed(grid, walls)
+    refuse_closed(grid, walls)
     fields = {name for folder in folders for name in provider_fields(folder.provider)}
     formulas, warmup = read_formulas(file, fields)
     markets = open_markets(folders, grid)
@@ -376,7 +387,7 @@ def workflow_walls(config: Path) -> Walls:
         ) from error
     if not isinstance(segments, Mapping):
         raise ConfigError(f"workflow {str(config)!r}: segments are {segments!r}; expected train, valid and test")
-    return Walls.from_segments(segments)
+    return Walls.from_segments({name: _closed(ends) for name, ends in segments.items()})
 
 
 def parse_market(text: str) -> MarketFolder:
@@ -452,22 +463,24 @@ class _Scored:
             self.market.name, self.panel.days, np.array(series).reshape(len(kept), len(self.panel.days)), some
         )
 
-    def cells(self, place: int, verdict: GridVerdict, trials: int | None) -> list[Cell]:
-        found = []
+    def cells(
+        self, kept: Sequence[int], verdicts: Sequence[GridVerdict], trials: int | None
+    ) -> Iterator[tuple[int, Cell]]:
+        """Yield cells with the position of their factor, period by period: what is drawn for one serves all factors."""
         for segment in self.segments:
             for lag in self.grid.lags:
                 rows = self.rows[lag, segment.name]
-                for cost in self.grid.costs_bps:
-                    basis = self.basis(lag, rows, segment, cost, trials)
-                    cell = Cell(
-                        verdict.factor, verdict.factor_id, self.market.name, segment.name, lag, verdict.sign, basis
-                    )
+                bases = [self.basis(lag, rows, segment, cost, trials) for cost in self.grid.costs_bps]
+                for position, (place, verdict) in enumerate(zip(kept, verdicts, strict=True)):
                     why = self.refused[place] or ("" if rows.any() else "no trading day of this market in the period")
-                    if why:
-                        found.append(replace(cell, refused=why))
-                    else:
-                        found.append(fill_cell(cell, self.daily[place][lag], rows, self.grid.resampling))
-        return found
+                    for basis in bases:
+                        cell = Cell(
+                            verdict.factor, verdict.factor_id, self.market.name, segment.name, lag, verdict.sign, basis
+                        )
+                        if why:
+                            yield position, replace(cell, refused=why)
+                        else:
+                            yield position, fill_cell(cell, self.daily[place][lag], rows, self.grid.resampling)
 
     def stress(self, place: int, verdict: GridVerdict, trials: int | None) -> list[Stress]:
         if self.refused[place]:
@@ -575,6 +588,11 @@ class _Scored:
 
     def _members(self) -> Mask | None:
         return None if self.panel.member is None else self.panel.untiled(self.panel.member)
+
+
+def _closed(ends: Any) -> Any:
+    """Give a segment without an end, which for Qlib reaches to the calendar's last day, a day after all of them."""
+    return (ends[0], "2262-01-01") if isinstance(ends, list) and len(ends) == 2 and ends[1] is None else ends
 
 
 def _daily(column: NDArray[np.float32], labels: Mapping[int, Any]) -> dict[int, FactorDays]:
