@@ -163,7 +163,9 @@ def match_turnover(
     return np.sort(np.array(chosen, dtype=np.intp))
 
 
-def turnover_distance(left: Sequence[float] | NDArray[np.float64], right: Sequence[float]) -> float:
+def turnover_distance(
+    left: Sequence[float] | NDArray[np.float64], right: Sequence[float] | NDArray[np.float64]
+) -> float:
     """Return the largest distance of the two distribution functions, 0 to 1 (Kolmogorov-Smirnov); NaN left out."""
     one, two = (np.sort(np.asarray(side, dtype=np.float64)) for side in (left, right))
     one, two = one[np.isfinite(one)], two[np.isfinite(two)]

@@ -30,11 +30,16 @@ Kind: TypeAlias = Unit | Literal["boolean"]
 
 _BOOLEAN: Final[Literal["boolean"]] = "boolean"
 _FORMULAS: Final = ("series", "varying", "boolean")
-_TRIES: Final = 30
+_TRIES: Final = 20
 """Attempts for each formula that is asked for; in practice fewer than two are needed."""
 
-_CALIBRATION: Final = 400
-_ROUNDS: Final = 6
+_CALIBRATION: Final = 250
+_ROUNDS: Final = 5
+"""Trees grown in a round of setting the weights of operators, and rounds."""
+
+_LARGEST_TREE: Final = 40
+"""Nodes of these trees: beyond, shares of operators hardly change."""
+
 _DEFAULT_LIMITS: Final = Limits()
 _NUMBERS: Final[dict[ArgumentKind, tuple[float, ...]]] = {
     "window": (5, 10, 20, 60),
@@ -496,7 +501,7 @@ def _calibrate(grammar: _Grammar, numbers: _Numbers, profile: Profile, rng: np.r
     grower = _Grower(grammar, numbers, rng)
     for _ in range(_ROUNDS):
         shapes = [profile.shapes[int(rng.random() * len(profile.shapes))] for _ in range(_CALIBRATION)]
-        found = operator_shares([grower.formula(depth, min(nodes, 60)) for depth, nodes in shapes])
+        found = operator_shares([grower.formula(depth, min(nodes, _LARGEST_TREE)) for depth, nodes in shapes])
         grammar.reweigh(
             {
                 name: weight * min(4.0, max(0.25, (wanted[name] / total) / max(found.get(name, 0.0), 1e-4)))
