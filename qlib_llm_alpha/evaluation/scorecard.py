@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.panel import Days
 from qlib_llm_alpha.engine.scoring import MIN_NAMES, coverage, ic_series, rank_ic_series, turnover
-from qlib_llm_alpha.errors import ConfigError, PanelError
+from qlib_llm_alpha.errors import ConfigError, PanelError, WallError
+from qlib_llm_alpha.evaluation.confirm import ConfirmPermit
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
 
@@ -74,6 +75,7 @@ def score_factor(
     decay_lags: Sequence[int] = (),
     top: float = 0.2,
     min_names: int = MIN_NAMES,
+    permit: ConfirmPermit | None = None,
 ) -> Scorecard:
     """Score one factor on a segment.
 
@@ -91,7 +93,7 @@ def score_factor(
     factor, factor_id : str
         Name and id that the card carries.
     segment : str
-        ``train`` or ``valid``.
+        ``train`` or ``valid``, or ``confirm`` with a permit.
     horizon : int
         Trading days after which a label is known: that many days are purged at the segment's end.
     label_name : str
@@ -106,11 +108,15 @@ def score_factor(
         The top set of turnover: a share or a count.
     min_names : int
         Days with fewer joint names do not count.
+    permit : ConfirmPermit, optional
+        That this reading of ``confirm`` was logged: from ``evaluation.confirm.read_confirm``.
 
     Raises
     ------
     ConfigError
         The segment is sealed, missing or empty, or a lag is below 1.
+    WallError
+        The segment is ``confirm``, and its reading was not logged, or other dates were.
     PanelError
         Shapes that do not fit.
     """
@@ -118,6 +124,8 @@ def score_factor(
         raise ConfigError(
             "segment 'test' is sealed; expected 'train' or 'valid'; its outcomes are computed by records alone"
         )
+    if segment == "confirm":
+        _check_permit(permit, walls)
     late = [lag for lag in decay_lags if lag < 1]
     if late:
         raise ConfigError(f"decay lags {late!r} are below 1; expected ages of the score in days; leave them out")
@@ -161,6 +169,17 @@ def score_factor(
         },
         by_regime={name: mean_of(rank_ic[mask]) for name, mask in states.items()},
     )
+
+
+def _check_permit(permit: ConfirmPermit | None, walls: Walls) -> None:
+    asked = walls.segment("confirm")
+    dates = (str(asked.start), str(asked.end))
+    permitted = None if permit is None else (permit.key.start, permit.key.end)
+    if permitted != dates:
+        raise WallError(
+            f"segment 'confirm' ({dates[0]} to {dates[1]}) was asked for with the permit {permitted!r}; expected one "
+            "for these dates: log the reading first, with evaluation.confirm.read_confirm"
+        )
 
 
 def _aged(score: Array, lag: int) -> Array:

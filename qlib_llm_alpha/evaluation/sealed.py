@@ -1,7 +1,8 @@
 """The one module that computes a statistic from the outcomes of the sealed segment (test).
 
 Only the room ``record`` may import it (an import contract), so that nothing that selects, fits or tunes can.
-Predicting on the features of test is not an opening; calling :func:`open_sealed` is.
+Predicting on the features of test is not an opening; calling :func:`open_sealed` is, and it takes the
+:class:`~qlib_llm_alpha.evaluation.openings.Opening` that the ledger has logged, so that nothing is computed before.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.engine.panel import Days, Panel
 from qlib_llm_alpha.engine.scoring import MIN_NAMES, ic_series, rank_ic_series
 from qlib_llm_alpha.errors import ConfigError
+from qlib_llm_alpha.evaluation.openings import Opening
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.walls import Segment
 
@@ -43,10 +45,10 @@ class SealedRow:
 
 
 @dataclass(frozen=True, eq=False)
-class SealedOpening:
+class SealedFigures:
     """The table and the daily series of one opening: rows by column, series (T,) by column name."""
 
-    segment: Segment
+    opening: Opening
     days: Days
     rows: tuple[SealedRow, ...]
     daily_ic: dict[str, Array] = field(repr=False)
@@ -71,11 +73,11 @@ class SealedOpening:
 def open_sealed(
     scores: pd.DataFrame,
     label: pd.Series,
-    segment: Segment,
+    opening: Opening,
     *,
     reference: str | None = None,
     min_names: int = MIN_NAMES,
-) -> SealedOpening:
+) -> SealedFigures:
     """Measure every score column against the label of the sealed segment.
 
     Parameters
@@ -84,8 +86,8 @@ def open_sealed(
         Indexed (datetime, instrument), one column for each score; NaN means none.
     label : Series
         Indexed (datetime, instrument): the return that follows. Rows without a score are left out.
-    segment : Segment
-        The dates that are opened; a score outside them is refused.
+    opening : Opening
+        As it was logged; a score outside the dates of its key is refused.
     reference : str, optional
         Column against which the others' gain in IC is taken.
     min_names : int
@@ -93,7 +95,7 @@ def open_sealed(
 
     Returns
     -------
-    SealedOpening
+    SealedFigures
         Rows in the order of the columns. The last days have no label yet and do not count.
 
     Raises
@@ -112,17 +114,18 @@ def open_sealed(
     panel = Panel.from_frame(
         scores.set_axis(columns, axis=1).join(label.rename(label_name).reorder_levels(scores.index.names), how="left")
     )
+    segment = Segment("test", np.datetime64(opening.key.start, "D"), np.datetime64(opening.key.end, "D"))
     outside = panel.days[~segment.mask(panel.days)]
     if len(outside):
         raise ConfigError(
-            f"scores reach from {panel.days[0]} to {panel.days[-1]}, beyond segment {segment.name!r} "
-            f"({segment.start} to {segment.end}); expected days inside it; cut the scores to the segment"
+            f"scores reach from {panel.days[0]} to {panel.days[-1]}, beyond the opened segment "
+            f"'test' ({segment.start} to {segment.end}); expected days inside it; cut the scores to the segment"
         )
     outcome = panel[label_name]
     ic = {name: ic_series(panel[name], outcome, min_names=min_names) for name in columns}
     rank_ic = {name: rank_ic_series(panel[name], outcome, min_names=min_names) for name in columns}
     rows = tuple(_row(name, ic[name], rank_ic[name], _reference(ic, name, reference)) for name in columns)
-    return SealedOpening(segment, panel.days, rows, ic, rank_ic)
+    return SealedFigures(opening, panel.days, rows, ic, rank_ic)
 
 
 def _reference(ic: dict[str, Array], name: str, reference: str | None) -> Array:

@@ -38,6 +38,7 @@ class FactorSetRecord(RecordTemp):
     """
 
     artifact_path = "factor_set"
+    opens_sealed = False
 
     def __init__(self, recorder: Recorder, model: Any = None, dataset: Any = None) -> None:
         super().__init__(recorder=recorder)

@@ -19,13 +19,13 @@ from qlib.workflow.recorder import Recorder
 
 from qlib_llm_alpha.engine.panel import Panel
 from qlib_llm_alpha.errors import ConfigError, MissingArtifactError
-from qlib_llm_alpha.evaluation.sealed import SealedOpening, open_sealed
-from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.evaluation.sealed import SealedFigures, open_sealed
 from qlib_llm_alpha.gating.explain import LogOddsExplanation
 from qlib_llm_alpha.gating.mixture import GATES, FittedMixture
 from qlib_llm_alpha.gating.sufficient import composite
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.artifacts import metric_name, save_files
+from qlib_llm_alpha.record.openings import opening_of
 from qlib_llm_alpha.report.comparison import describe_comparison
 from qlib_llm_alpha.report.gate_figure import draw_growth, draw_weights
 
@@ -51,11 +51,11 @@ IC_FIGURES = {
 class GateRecord(RecordTemp):
     """Compare the gate with each expert, with equal, static and trailing weights, on the test segment.
 
-    It opens the sealed segment: after it has run, test has been looked at. Files, under ``gate/``: ``weights.parquet``
-    (by gate and date), ``regime.parquet``, ``ic.json`` and ``ic.parquet`` (table and daily series), ``ladder.json``,
-    ``permutation.json``, ``explanation.parquet`` (what moved the softmax gate's odds), ``weights.png``, and with
-    `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns) and ``growth.png``. Metrics are named
-    ``<figure>/<column>``, which MLflow groups by figure, and the run's description holds the table.
+    It opens the sealed segment, which the ledger logs: after it has run, test has been looked at. Files, under
+    ``gate/``: ``weights.parquet`` (by gate and date), ``regime.parquet``, ``ic.json`` and ``ic.parquet`` (table and
+    daily series), ``ladder.json``, ``permutation.json``, ``explanation.parquet`` (what moved the softmax gate's odds),
+    ``weights.png``, and with `config` ``portfolio.json``, ``portfolio.parquet`` (daily returns) and ``growth.png``.
+    Metrics are named ``<figure>/<column>``, which MLflow groups by figure, and the run's description holds the table.
 
     Parameters
     ----------
@@ -67,6 +67,7 @@ class GateRecord(RecordTemp):
     """
 
     artifact_path = "gate"
+    opens_sealed = True
 
     def __init__(
         self, recorder: Recorder, config: Mapping[str, Any] | None = None, model: Any = None, dataset: Any = None
@@ -88,14 +89,14 @@ class GateRecord(RecordTemp):
         panel = Panel.from_frame(predictions)
         weights = self._weights(predictions, panel)
         columns = self._columns(predictions, panel, mixture, weights)
-        sealed = Walls.from_segments(self.dataset.segments).sealed
-        if sealed is None:
+        if "test" not in self.dataset.segments:
             raise ConfigError("segments have no 'test'; GateRecord compares on it: add its dates or leave it out")
-        opening = open_sealed(columns, label.iloc[:, 0], sealed, reference=REFERENCE)
+        opening = opening_of(self.recorder)
+        figures = open_sealed(columns, label.iloc[:, 0], opening, reference=REFERENCE)
         context = self.model.market_context(panel.days[-1])
         regime = context.to_frame()["regime"].reindex(pd.DatetimeIndex(panel.days))
-        files = self._files(mixture, weights, regime, opening)
-        comparison = opening.table()[list(IC_FIGURES)].rename(columns=IC_FIGURES)
+        files = self._files(mixture, weights, regime, figures)
+        comparison = figures.table()[list(IC_FIGURES)].rename(columns=IC_FIGURES)
         explanation = mixture.explain(panel.days, context)
         if explanation is not None:
             files["explanation.parquet"] = _explanation_frame(explanation, panel, mixture)
@@ -104,7 +105,7 @@ class GateRecord(RecordTemp):
             comparison = comparison.join(traded)
             files |= portfolio_files
         save_files(self.recorder, self.artifact_path, files)
-        self._log(comparison, f"{sealed.start} to {sealed.end}")
+        self._log(comparison, f"{opening.key.start} to {opening.key.end}")
 
     def list(self) -> list[str]:
         """Name the files that are always written."""
@@ -140,16 +141,16 @@ class GateRecord(RecordTemp):
         mixture: FittedMixture,
         weights: Mapping[str, pd.DataFrame],
         regime: pd.Series,
-        opening: SealedOpening,
+        figures: SealedFigures,
     ) -> dict[str, Any]:
-        daily = opening.daily()
+        daily = figures.daily()
         daily.columns = [".".join(column) for column in daily.columns]
         shown = weights[self.model.gate]
         permutation = mixture.permutation
         files: dict[str, Any] = {
             "weights.parquet": pd.concat(weights, names=["gate"]),
             "regime.parquet": regime.to_frame(),
-            "ic.json": opening.table().reset_index().to_dict(orient="records"),
+            "ic.json": figures.table().reset_index().to_dict(orient="records"),
             "ic.parquet": daily,
             "ladder.json": [asdict(row) for row in mixture.ladder],
             "weights.png": draw_weights(shown, regime, title=f"Weights of the {self.model.gate} gate on test"),

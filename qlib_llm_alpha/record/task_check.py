@@ -81,7 +81,7 @@ def check_task(task: Mapping[str, Any]) -> None:
             raise ConfigError(f"task: has {sorted(task)} and no {name!r}; expected both model and dataset: add it")
     for place, config, module in _classes(task, "task", None):
         _check_class(config, place, module)
-    for place, config in _backtests(task):
+    for place, config in backtests_of(task):
         _check_portfolio(config, place)
     if not _daily():
         return
@@ -89,13 +89,38 @@ def check_task(task: Mapping[str, Any]) -> None:
     settings = dataset.get("kwargs") or {} if isinstance(dataset, Mapping) else {}
     walls = None
     if isinstance(settings.get("segments"), Mapping):
-        walls = Walls.from_segments(_closed(settings["segments"]))
+        walls = Walls.from_segments(closed_segments(settings["segments"]))
         for segment in walls.segments:
             check_dates(segment.start, segment.end, what=f"segment {segment.name!r}")
         if isinstance(settings.get("handler"), Mapping):
             _check_handler(settings["handler"], walls)
-    for place, config in _backtests(task):
+    for place, config in backtests_of(task):
         _check_backtest(config["backtest"], f"{place}.backtest", walls)
+
+
+def closed_segments(segments: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace an end that is left open, as Qlib allows, by that of the calendar.
+
+    Parameters
+    ----------
+    segments : mapping
+        As a dataset has them: two ends each, or a slice.
+
+    Returns
+    -------
+    dict
+        Two ends each; one that is left open stays None on a provider without a daily calendar.
+    """
+    calendar = D.calendar() if _daily() else [None]
+    closed = {}
+    for name, ends in segments.items():
+        if isinstance(ends, slice):
+            ends = (ends.start, ends.stop)
+        if isinstance(ends, (list, tuple)) and len(ends) == 2:
+            first, last = ends
+            ends = (calendar[0] if first is None else first, calendar[-1] if last is None else last)
+        closed[str(name)] = ends
+    return closed
 
 
 def _check_settings(settings: Any) -> None:
@@ -121,20 +146,6 @@ def _daily() -> bool:
         return False  # intraday bars only
     provider_root()
     return True
-
-
-def _closed(segments: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace an end that is left open, as Qlib allows, by that of the calendar."""
-    calendar = D.calendar()
-    closed = {}
-    for name, ends in segments.items():
-        if isinstance(ends, slice):
-            ends = (ends.start, ends.stop)
-        if isinstance(ends, (list, tuple)) and len(ends) == 2:
-            first, last = ends
-            ends = (calendar[0] if first is None else first, calendar[-1] if last is None else last)
-        closed[str(name)] = ends
-    return closed
 
 
 def _classes(node: Any, place: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
@@ -259,15 +270,16 @@ def _taken(function: Any, rest: str) -> _Taken | None:
     return None if taken.other_use or not (taken.handed_on or taken.emptied) else taken
 
 
-def _backtests(node: Any, place: str = "task") -> Iterator[tuple[str, Mapping[str, Any]]]:
+def backtests_of(node: Any, place: str = "task") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Walk a task and give each mapping that names a strategy and a backtest, with its place."""
     if isinstance(node, Mapping):
         if isinstance(node.get("strategy"), Mapping) and ("backtest" in node or place.endswith(".config")):
             yield place, node
         for key, value in node.items():
-            yield from _backtests(value, f"{place}.{key}")
+            yield from backtests_of(value, f"{place}.{key}")
     elif isinstance(node, (list, tuple)):
         for position, value in enumerate(node):
-            yield from _backtests(value, f"{place}[{position}]")
+            yield from backtests_of(value, f"{place}[{position}]")
 
 
 def _check_portfolio(config: Mapping[str, Any], place: str) -> None:

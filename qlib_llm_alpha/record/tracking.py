@@ -9,6 +9,10 @@ as well as ours, because it is named once, in ``qlib_init``::
         class: VerifiedExpManager
         module_path: qlib_llm_alpha.record.tracking
         kwargs: {uri: "sqlite:///mlflow.db", default_exp_name: llm_alpha}
+
+It also keeps the ledger: a task whose records compute from the outcomes of test is refused before anything is loaded
+when another configuration has opened these dates; the opening is logged once the model has been fitted and the first
+record has something to save; and every run of a task ends with the evidence line.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +37,32 @@ from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.expm import MLflowExpManager
 from qlib.workflow.recorder import MLflowRecorder, Recorder
 
-from qlib_llm_alpha.errors import ConfigError, RecordingError
+from qlib_llm_alpha.errors import ConfigError, QlibLLMAlphaError, RecordingError
+from qlib_llm_alpha.evaluation.confirm import ConfirmPermit
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
+from qlib_llm_alpha.evaluation.openings import Opening, OpeningKey
+from qlib_llm_alpha.record.evidence_line import evidence_line
+from qlib_llm_alpha.record.openings import (
+    LEDGER,
+    OpeningRules,
+    configuration_hash,
+    data_and_market,
+    factor_set_name,
+    key_of_task,
+    opening_of,
+    opens_sealed,
+    records_of,
+    saved_task,
+)
 from qlib_llm_alpha.record.task_check import check_task
 
 logger = logging.getLogger("qlib.tracking")
+evidence_logger = logging.getLogger("qlib.evidence")
 
 PARAMS_PER_CALL = 100  # MLflow's own limit of one batch
 COMMAND = "cmd-sys.argv"
+FITTED = "dataset"  # what Qlib's trainer saves last before it makes the records
+COMPUTED_FROM_TEST = ("sig_analysis", "portfolio_analysis")  # where Qlib's records save, also in runs made by hand
 SQLITE = "sqlite:///"
 
 
@@ -51,21 +75,59 @@ class VerifiedRecorder(MLflowRecorder):
         The value that MLflow shows for each metric: that of the highest step, of the latest time, the largest.
     logged_params, logged_tags : dict of str to str
         The parameters and tags given, as MLflow keeps them.
+    rules : OpeningRules
+        Where openings of sealed are logged, and what was declared before the run.
+    task : mapping or None
+        The task of the run, once it has passed its check.
+    opening : Opening or None
+        The opening of sealed, once it is logged.
+    confirm_permit : ConfirmPermit or None
+        The reading of confirm, once it is logged.
     """
 
-    def __init__(self, experiment_id: str, uri: str, name: str | None = None, mlflow_run: Any = None) -> None:
+    def __init__(
+        self,
+        experiment_id: str,
+        uri: str,
+        name: str | None = None,
+        mlflow_run: Any = None,
+        *,
+        rules: OpeningRules | None = None,
+    ) -> None:
         super().__init__(experiment_id, uri, name, mlflow_run)
+        self.rules = OpeningRules(Path(LEDGER).absolute()) if rules is None else rules
+        self.task: Mapping[str, Any] | None = None
+        self.opening: Opening | None = None
+        self.confirm_permit: ConfirmPermit | None = None
+        self.planned: OpeningKey | None = None
+        self.fitted = False
         self.logged_metrics: dict[str, float] = {}
         self.logged_params: dict[str, str] = {}
         self.logged_tags: dict[str, str] = {}
         self.newest: dict[str, tuple[int, int, float]] = {}
         self.resumed = mlflow_run is not None
 
+    def start_run(self) -> Any:
+        """Start the run; one that is resumed keeps the task that it was started with."""
+        run = super().start_run()
+        task = saved_task(self) if self.resumed else None
+        if task is not None:
+            self._accept(task)
+        return run
+
     def save_objects(self, local_path: Any = None, artifact_path: str | None = None, **kwargs: Any) -> None:
-        """Save as Qlib does; the task, which Qlib saves before it builds anything, is checked first."""
+        """Save as Qlib does; the task, which Qlib saves before it builds anything, is checked first.
+
+        What a record saves goes to the store after the opening of sealed has been logged.
+        """
         if local_path is None and artifact_path is None and "task" in kwargs:
             check_task(kwargs["task"])
+            self._accept(kwargs["task"])
+        self._open_when_due()
+        if self.task is None and artifact_path in COMPUTED_FROM_TEST:
+            opening_of(self)
         super().save_objects(local_path=local_path, artifact_path=artifact_path, **kwargs)
+        self.fitted |= local_path is None and artifact_path is None and FITTED in kwargs
 
     def log_params(self, **kwargs: Any) -> None:
         """Write parameters now; a second, different value for a parameter is an error."""
@@ -86,6 +148,7 @@ class VerifiedRecorder(MLflowRecorder):
 
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
         """Write metrics now; infinite values are refused, because MLflow would store another number."""
+        self._open_when_due()
         metrics = {name: float(value) for name, value in kwargs.items()}
         infinite = [name for name, value in metrics.items() if math.isinf(value)]
         if infinite:
@@ -107,8 +170,9 @@ class VerifiedRecorder(MLflowRecorder):
             self.logged_tags[name] = str(value)
 
     def end_run(self, status: str = Recorder.STATUS_S) -> None:
-        """End the run; one that would be FINISHED is read back first, and FAILED if something is missing."""
-        missing = self.missing() if status == Recorder.STATUS_FI else []
+        """State the evidence and end the run; one that would be FINISHED is FAILED if something is missing."""
+        hindered = self._state_evidence(status)
+        missing = [*hindered, *self.missing()] if status == Recorder.STATUS_FI else []
         super().end_run(Recorder.STATUS_FA if missing else status)
         if missing:
             raise RecordingError(
@@ -136,6 +200,49 @@ class VerifiedRecorder(MLflowRecorder):
         ]
         return wrong
 
+    def _accept(self, task: Any) -> None:
+        """Take a task that may run; WallError for one that would open sealed and may not."""
+        if not isinstance(task, Mapping):
+            return
+        planned = key_of_task(task) if any(opens_sealed(record) for record in records_of(task)) else None
+        if planned is not None:
+            self.rules.check(planned)
+        self.task, self.planned = task, planned
+
+    def _open_when_due(self) -> None:
+        """Log the opening once the model has been fitted: what comes now is of the records."""
+        if self.fitted and self.planned is not None and self.opening is None:
+            self.opening = self.rules.open(self.planned, str(self.id))
+            if self.opening.spent:
+                logger.warning("The sealed dates of this run are SPENT: they were opened by force, now or before")
+
+    def _state_evidence(self, status: str) -> list[str]:
+        """Log the evidence line of a task; return what hinders a run that would be FINISHED from it."""
+        if self.task is None:
+            return []
+        finished = status == Recorder.STATUS_FI
+        try:
+            if finished:
+                self._open_when_due()
+            readings = 0 if self.confirm_permit is None else self.confirm_permit.readings
+            line = evidence_line(
+                TrialLedger(self.rules.ledger),
+                self.task,
+                configuration=configuration_hash(self.task),
+                factor_set=factor_set_name(self.task["dataset"]),
+                data=data_and_market()[0],
+                opening=self.opening,
+                confirm_readings=readings,
+            )
+        except QlibLLMAlphaError as error:
+            logger.error("The evidence line of run %s cannot be stated: %s", self.id, error)  # noqa: TRY400
+            return [f"the evidence line: {error}"]
+        evidence_logger.info("%s", line.sentence)
+        self.set_tags(evidence=line.sentence)
+        if finished:
+            self.log_metrics(None, **line.metrics())
+        return []
+
     def _write(self, **entries: Any) -> None:
         try:
             self.client.log_batch(self.id, **entries)
@@ -156,13 +263,17 @@ class VerifiedRecorder(MLflowRecorder):
 class VerifiedExperiment(MLflowExperiment):
     """Qlib's experiment, whose recorders are `VerifiedRecorder`."""
 
+    def __init__(self, id: str, name: str, uri: str, rules: OpeningRules) -> None:
+        super().__init__(id, name, uri)
+        self.rules = rules
+
     def create_recorder(self, recorder_name: str | None = None) -> VerifiedRecorder:
         """Return a recorder that has not started."""
-        return VerifiedRecorder(self.id, self._uri, recorder_name or self._default_rec_name)
+        return VerifiedRecorder(self.id, self._uri, recorder_name or self._default_rec_name, rules=self.rules)
 
     def _get_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> VerifiedRecorder:
         found = super()._get_recorder(recorder_id=recorder_id, recorder_name=recorder_name)
-        return VerifiedRecorder(self.id, self._uri, mlflow_run=self._client.get_run(found.id))
+        return VerifiedRecorder(self.id, self._uri, mlflow_run=self._client.get_run(found.id), rules=self.rules)
 
 
 class VerifiedExpManager(MLflowExpManager):
@@ -175,21 +286,37 @@ class VerifiedExpManager(MLflowExpManager):
         MLflow accepts except a ``file:`` store, which MLflow 3.13 and later refuse.
     default_exp_name : str
         The experiment of runs that name none.
+    ledger : str
+        Folder of the trial ledger, relative to the working directory.
+    study : mapping, optional
+        ``{name: NAME, cells: NUMBER}`` declares, before its first run, a grid of experiments that open the same sealed
+        dates that many times in all.
+    force : str
+        A reason to open sealed dates that another configuration has opened. It is logged, and these dates are called
+        spent in this run and in every later one. Read only where the opening would be refused.
 
     Raises
     ------
     ConfigError
-        For a ``file:`` URI.
+        For a ``file:`` URI, and a study or force that means nothing.
     """
 
     active_experiment: Any
 
-    def __init__(self, uri: str, default_exp_name: str = "llm_alpha") -> None:
+    def __init__(
+        self,
+        uri: str,
+        default_exp_name: str = "llm_alpha",
+        ledger: str = LEDGER,
+        study: Mapping[str, Any] | None = None,
+        force: str = "",
+    ) -> None:
         if uri.startswith("file:") or "://" not in uri:
             raise ConfigError(
                 f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no "
                 "longer writes file stores: change qlib_init.exp_manager.kwargs.uri"
             )
+        self.rules = OpeningRules.of(ledger, study, force)
         super().__init__(_absolute(uri), default_exp_name)
         self.database = _create_store(self.uri)
 
@@ -210,11 +337,11 @@ class VerifiedExpManager(MLflowExpManager):
             raise
         # Without a kind MLflow's pages open in their view for language models, where metrics are hard to find.
         self.client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
-        return VerifiedExperiment(experiment_id, experiment_name, self.uri)
+        return VerifiedExperiment(experiment_id, experiment_name, self.uri, self.rules)
 
     def _get_exp(self, experiment_id: str | None = None, experiment_name: str | None = None) -> VerifiedExperiment:
         found = super()._get_exp(experiment_id=experiment_id, experiment_name=experiment_name)
-        return VerifiedExperiment(found.id, found.name, self.uri)
+        return VerifiedExperiment(found.id, found.name, self.uri, self.rules)
 
     def _end_exp(self, recorder_status: str = Recorder.STATUS_S) -> None:
         experiment = self.active_experiment

@@ -14,7 +14,7 @@ from qlib.utils import init_instance_by_config
 from ruamel.yaml import YAML
 
 from qlib_llm_alpha.data.provider_files import write_calendar
-from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.evaluation.walls import SEGMENTS, Walls
 from qlib_llm_alpha.record import task_check
 from qlib_llm_alpha.record.task_check import check_task
 from qlib_llm_alpha.record.tracking import VerifiedExpManager
@@ -63,7 +63,7 @@ def test_the_run_is_kept_in_a_database_and_by_our_recorder_unless_only_the_handl
 @FILES
 def test_segments_are_disjoint_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segments = load(path, monkeypatch)["task"]["dataset"]["kwargs"]["segments"]
-    assert list(segments) == [name for name in ("train", "valid", "test") if name in segments]
+    assert list(segments) == [name for name in SEGMENTS if name in segments]
     walls = Walls.from_segments(segments).segments
     assert all(before.end < after.start for before, after in pairwise(walls))
 
@@ -75,7 +75,7 @@ def test_the_backtest_lies_inside_test_and_its_exchange_has_the_same_dates(
     """An exchange that is named with its class gets no dates from the backtest: Qlib hands nothing on."""
     task = load(path, monkeypatch)["task"]
     test = Walls.from_segments(task["dataset"]["kwargs"]["segments"]).segment("test")
-    found = [config["backtest"] for _, config in task_check._backtests(task)]
+    found = [config["backtest"] for _, config in task_check.backtests_of(task)]
     assert found
     for backtest in found:
         assert str(test.start) <= str(backtest["start_time"]) <= str(backtest["end_time"]) <= str(test.end)

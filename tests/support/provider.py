@@ -45,13 +45,17 @@ def write_small_market(out: Path, kind: str = "planted") -> Path:
 
 
 def open_provider(root: Path, store: Path | None = None) -> Path:
-    """Point Qlib at a provider unless it looks there already; `store` is the folder of the recorder's database."""
+    """Point Qlib at a provider unless it looks there already; `store` is the folder of database and ledger."""
     manager = {}
     if store is not None:
         manager["exp_manager"] = {
             "class": "VerifiedExpManager",
             "module_path": "qlib_llm_alpha.record.tracking",
-            "kwargs": {"uri": f"sqlite:///{store / 'mlflow.db'}", "default_exp_name": "tests"},
+            "kwargs": {
+                "uri": f"sqlite:///{store / 'mlflow.db'}",
+                "default_exp_name": "tests",
+                "ledger": str(store / "ledger"),
+            },
         }
     opened = bool(C.registered) and Path(str(C.dpm.get_data_uri("day"))) == root
     if not opened or (manager and C.exp_manager != manager["exp_manager"]):
