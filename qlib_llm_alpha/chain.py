@@ -14,6 +14,7 @@ kind ``recovered``. Nothing else that is wrong is ever repaired: it is refused, 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,6 +73,11 @@ class Chain:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self._head_path = self.path.with_name(f"{self.path.name}.head")
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The log and its head; each without the other is a fault."""
+        return self.path, self._head_path
 
     def append(self, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Row]:
         """Add rows at the end: all of them, or none when an error is raised.
@@ -216,7 +222,7 @@ class Chain:
             row = _row_or_none(stream.read(max(mark.end - mark.start, 0)))
             if mark != _EMPTY and (row is None or (row.number + 1, row.hash) != (mark.count, mark.hash)):
                 raise ChainError(self._damaged(max(mark.count - 1, 0)))
-            tail = list(stream)
+            tail = list(io.BytesIO(stream.read()))
         for line in tail:
             row = _row_or_none(line)
             if row is not None and (row.number, row.previous) == (mark.count, mark.hash):
@@ -268,6 +274,8 @@ class Chain:
         with self.path.open("rb") as stream:
             for line in stream:
                 yield start, line, start < stated.end
+                if not line.endswith(b"\n"):
+                    return  # another process may be about to write the rest, which is no line of its own
                 start += len(line)
 
     def _damaged(self, row: int) -> str:

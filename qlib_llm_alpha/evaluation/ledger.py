@@ -272,6 +272,14 @@ class TrialLedger:
         return table
 
 
+def open_ledger(folder: str | Path) -> TrialLedger:
+    """Open a ledger that is there, to look at it; ConfigError where there is none."""
+    ledger = TrialLedger(folder)
+    if not any(path.exists() for path in ledger.chain.files):
+        raise ConfigError(f"{str(folder)!r} holds no trial ledger; expected ledger.jsonl in it; correct the folder")
+    return ledger
+
+
 BASIS_COLUMNS = tuple(Basis.__dataclass_fields__)
 TRIAL_COLUMNS = (
     *("factor_id", "expression", "proposer", "verdict", "reason", "ic", "t"),
