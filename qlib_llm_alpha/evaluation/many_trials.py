@@ -53,8 +53,8 @@ def benjamini_hochberg(p_values: Array, rate: float = 0.05) -> Discoveries:
     Returns
     -------
     Discoveries
-        The q-value of the i-th smallest of m p-values is ``min over j >= i of m p_(j) / j``, at most 1; discoveries
-        are those with a q-value of at most ``rate``. NaN in gives NaN and False.
+        The q-value of the i-th smallest of m p-values is ``min over j >= i of m p_(j) / j``; discoveries are those
+        with a q-value of at most ``rate``. NaN in gives NaN and False.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def benjamini_hochberg(p_values: Array, rate: float = 0.05) -> Discoveries:
     tested = np.flatnonzero(~np.isnan(values))
     order = tested[np.argsort(values[tested], kind="stable")]
     scaled = values[order] * len(order) / np.arange(1, len(order) + 1)
-    q_values[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    q_values[order] = np.minimum.accumulate(scaled[::-1])[::-1]
     return Discoveries(q_values <= rate, q_values)
 
 

@@ -116,6 +116,11 @@ def test_what_is_no_p_value_is_refused(p_values: np.ndarray, words: str) -> None
         assert words in str(caught.value)
 
 
+def test_a_p_at_the_rate_itself_is_a_discovery() -> None:
+    assert benjamini_hochberg(np.array([0.05]), rate=0.05).rejected.tolist() == [True]
+    assert benjamini_hochberg(np.array([1.0, 1.0]), rate=1.0).rejected.tolist() == [True, True]
+
+
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, float("nan")])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match="rate is"):
