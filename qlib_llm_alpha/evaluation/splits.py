@@ -82,7 +82,8 @@ class CombinatorialSplits:
         """
         groups = int(self.group_of.max()) + 1
         testing = [[number for number, split in enumerate(self.splits) if g in split.groups] for g in range(groups)]
-        return np.asarray(testing, dtype=np.intp).T[:, self.group_of]
+        of_group: Rows = np.array(testing, dtype=np.intp).T
+        return of_group[:, self.group_of]
 
 
 def purged_walk_forward(
@@ -183,8 +184,8 @@ def combinatorial_purged(
     rows = len(as_days(days))
     if not 1 <= test_groups < groups <= rows or min(horizon, embargo) < 0:
         raise ConfigError(
-            f"groups is {groups!r}, test_groups {test_groups!r}, horizon {horizon!r} and embargo {embargo!r} for {rows} "
-            "days; expected 1 <= test_groups < groups <= days, and 0 or more for the others; correct them"
+            f"groups is {groups!r}, test_groups {test_groups!r}, horizon {horizon!r} and embargo {embargo!r} for "
+            f"{rows} days; expected 1 <= test_groups < groups <= days, and 0 or more for the others; correct them"
         )
     if comb(groups, test_groups) > MAX_SPLITS:
         raise ConfigError(
