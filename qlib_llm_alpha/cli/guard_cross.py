@@ -60,6 +60,7 @@ def add_cross(actions: Any) -> None:
     )
     parser.add_argument("--ledger", type=Path, metavar="DIR", help="count the trials in the ledger of this folder")
     parser.add_argument("--run", dest="name", default="guard cross", help="name of the run in the ledger")
+    parser.add_argument("--brief", action="store_true", help="print verdicts without the tables of cells and stress")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the cells (.csv, .parquet) or all (.json)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     parser.set_defaults(run=run)
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
-        print(_printable(report.describe()))
+        print(_printable(report.describe(brief=args.brief)))
     return 1 if report.refused else 0
 
 

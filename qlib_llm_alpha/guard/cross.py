@@ -213,9 +213,11 @@ class CrossReport:
         table: pd.DataFrame = pd.DataFrame([{**cell.to_dict(), "verdict": words[cell.factor]} for cell in self.cells])
         return table
 
-    def describe(self) -> str:
-        """Return tables for a terminal."""
-        return describe_cross(self.verdicts, self.cells, self.stress, notes=self.notes, refused=self.refused)
+    def describe(self, *, brief: bool = False) -> str:
+        """Return tables for a terminal; ``brief`` leaves out cells and stress."""
+        return describe_cross(
+            self.verdicts, self.cells, self.stress, notes=self.notes, refused=self.refused, brief=brief
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -541,7 +543,9 @@ class _Scored:
             )
             for column, position in enumerate(here)
         ]
-        basis, data = self.basis(lag, rows, None, None, None), self.market.data
+        # The ledger knows a trial by its universe and data, whatever the grid calls the market.
+        basis = replace(self.basis(lag, rows, None, None, None), universe=self.market.universe)
+        data = self.market.data
         ledger.record(trials, series, self.panel.days[rows], basis=basis, data=data, run=run)
         if walls is None or walls.tune is None:
             return

@@ -15,6 +15,7 @@ def describe_cross(
     *,
     notes: Iterable[str] = (),
     refused: Mapping[str, str] | None = None,
+    brief: bool = False,
 ) -> str:
     """Write what a grid says, factor by factor.
 
@@ -22,11 +23,12 @@ def describe_cross(
     ----------
     verdicts : sequence of GridVerdict
     cells : sequence of Cell
-        All lags and costs; the first of each is shown in full, the others as a range.
     stress : sequence of Stress
     notes : iterable of str
     refused : mapping of str to str, optional
         Formulas without a verdict, and why.
+    brief : bool
+        Leave out the tables of cells and stress.
 
     Returns
     -------
@@ -34,9 +36,9 @@ def describe_cross(
         Lines of plain text: a table of verdicts, one of cells, one of stress, then what the figures are of.
     """
     parts = [verdict_table(verdicts)]
-    if cells:
+    if cells and not brief:
         parts.append(cell_table(cells))
-    if stress:
+    if stress and not brief:
         parts.append(stress_table(stress))
     foot = [f"note: {note}" for note in notes]
     foot += [f"refused {name}: {why}" for name, why in (refused or {}).items()]
@@ -67,11 +69,14 @@ def verdict_table(verdicts: Sequence[GridVerdict]) -> str:
 
 
 def cell_table(cells: Sequence[Cell]) -> str:
-    """Write one line for each factor, market, period and lag, with the annual net return at each cost."""
+    """Write one line for each factor, market, period and lag, with the annual net return at each cost.
+
+    The Sharpe ratio is that of the last cost.
+    """
     costs = list(dict.fromkeys(cell.basis.cost_bps for cell in cells))
     heads = [f"net a year at {cost:g} bps" if cost is not None else "gross a year" for cost in costs]
     rows = [["factor", "market", "period", "lag", "days", "cover", "rank IC", "interval", "t", "ICIR", "traded"]]
-    rows[0] += [*heads, "Sharpe"]
+    rows[0] += [*heads, "Sharpe of the last"]
     lines: dict[tuple[str, str, str, int], list[Cell]] = {}
     for cell in cells:
         lines.setdefault((cell.factor, cell.market, cell.period, cell.lag), []).append(cell)
