@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.engine.distribute import Backend
     from qlib_llm_alpha.engine.warmup import WarmUp
     from qlib_llm_alpha.factor.check import CheckResult
+    from qlib_llm_alpha.guard.selftest import SelfTestRow
     from qlib_llm_alpha.mining.session import Session
 
 
@@ -216,3 +217,12 @@ def mine_factors(
         session = replace(session, tune=cards)
     session.write(out)
     return session
+
+
+def run_self_test(
+    *, seed: int = 0, trials: int = 300, progress: Callable[[int, int], None] | None = None
+) -> list[SelfTestRow]:
+    """Try the evidence on markets whose truth is known."""
+    from qlib_llm_alpha.guard.selftest import self_test
+
+    return self_test(seed=seed, trials=trials, progress=progress)

@@ -104,8 +104,8 @@ class Screened:
         From stage ``valued`` on; the dear measures from ``scored`` on.
     alike : array, (P,) or None
         Mean daily correlation with the members of the pool, in its order; None without a pool.
-    null_ic : array, (S,) or None
-        Mean daily IC against each null label; None without one.
+    null_t : array, (S,) or None
+        Plain t of the mean daily IC against each null label (:class:`Summary`); None without one.
     """
 
     candidate: Expression | str
@@ -116,7 +116,7 @@ class Screened:
     price: float = np.nan
     daily: DailyScores | None = None
     alike: Array | None = field(default=None, repr=False)
-    null_ic: Array | None = field(default=None, repr=False)
+    null_t: Array | None = field(default=None, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -166,8 +166,8 @@ def screen(
     pool : Pool, optional
         Accepted candidates, made of :class:`UnitRows` over all days of this panel and the label's universe.
     null_labels : sequence of PreparedLabel, optional
-        Labels that nothing can forecast, such as the true one moved in time; those scored get their mean IC against
-        each, which costs little while the values are at hand.
+        Labels that nothing can forecast, such as the true one moved in time; those scored get the t of their IC
+        against each, which costs little while the values are at hand.
     keep : callable, optional
         Says of daily scores (IC, names, coverage) whether the dear measures are worth taking; default all that have an
         IC on some day. :class:`Thresholds` is such a callable.
@@ -263,25 +263,25 @@ class _Batch:
                 )
         survivors = [column for place, column in enumerate(columns) if place in set(kept) and column is not None]
         dear = score_columns(survivors, self.label, threads=self.threads, rows=self.rows)
-        alike, nulls = self._alike(survivors), self._null_ic(survivors)
+        alike, nulls = self._alike(survivors), self._null_t(survivors)
         for at, place in enumerate(kept):
             found[place] = replace(
                 found[place],
                 stage="scored",
                 daily=dear[at],
                 alike=None if alike is None else alike[at],
-                null_ic=None if nulls is None else nulls[at],
+                null_t=None if nulls is None else nulls[at],
             )
         return found
 
-    def _null_ic(self, columns: list[Floats]) -> Array | None:
+    def _null_t(self, columns: list[Floats]) -> Array | None:
         if not self.null_labels:
             return None
-        means = np.empty((len(columns), len(self.null_labels)))
+        t = np.empty((len(columns), len(self.null_labels)))
         for at, label in enumerate(self.null_labels):
             daily = score_columns(columns, label, measures="ic", threads=self.threads, rows=self.rows)
-            means[:, at] = [Summary.of(one.ic).mean for one in daily]
-        return means
+            t[:, at] = [Summary.of(one.ic).t for one in daily]
+        return t
 
     def _alike(self, columns: list[Floats]) -> Array | None:
         if self.pool is None:

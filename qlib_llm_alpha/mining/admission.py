@@ -119,7 +119,7 @@ class Judged:
     nearest: str = ""
     nearest_correlation: float = np.nan
     daily: DailyScores | None = field(default=None, repr=False)
-    null_ic: Array | None = field(default=None, repr=False)
+    null_t: Array | None = field(default=None, repr=False)
 
     @property
     def id(self) -> str:
@@ -185,7 +185,7 @@ def admit(
     library : iterable of Expression
         Factors that are there already; nothing that repeats or resembles them is admitted.
     null_labels : sequence of PreparedLabel
-        Labels that cannot be forecast (``evaluation.nulls``); each judged candidate gets its mean IC against them.
+        Labels that cannot be forecast (``evaluation.nulls``); each judged candidate gets the t of its IC against them.
     seed : int
         Of the test against chance and of the experiments.
     threads : int
@@ -271,7 +271,7 @@ def _measured(candidate: Candidate, found: Screened) -> Judged:
         turnover=mean_of(daily.turnover),
         coverage=mean_of(daily.coverage),
         daily=daily,
-        null_ic=found.null_ic,
+        null_t=found.null_t,
     )
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.evaluate import evaluate
+from qlib_llm_alpha.engine.tile_scoring import Summary
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, WallError
 from qlib_llm_alpha.evaluation.basis import Basis
@@ -66,7 +67,7 @@ class Session:
     days : array, (T,) datetime64[D]
         Of the daily series.
     shifted : Credit or None
-        The largest absolute mean IC of the family over what the same family reaches against labels moved in time.
+        The largest ``|t|`` of a mean IC in the family over what the same family reaches against labels moved in time.
     random : Credit or None
         The largest ``|t|`` of the family over that of as many random formulas, where those were asked for.
     pbo : float
@@ -308,7 +309,9 @@ def read_tune(
     if not formulas:
         return ()
     values = evaluate(formulas, panel, warmup="strict", threads=threads).values
+    values[~np.isfinite(values)] = np.nan
     outcome = panel.untiled(evaluate([label], panel, threads=threads).values[0]).astype(np.float64)
+    outcome[~np.isfinite(outcome)] = np.nan
     member = None if panel.member is None else panel.untiled(panel.member).astype(np.bool_)
     return tuple(
         score_factor(
@@ -348,10 +351,10 @@ def _credit_over_shifts(found: Admission) -> Credit | None:
     judged = [one for one in _of_family(found) if one.verdict.reason not in ("coverage", "variation")]
     if not judged:
         return None
-    nulls = np.vstack([one.null_ic for one in judged if one.null_ic is not None])
+    nulls = np.vstack([one.null_t for one in judged if one.null_t is not None])
     best = np.nanmax(np.abs(nulls), axis=0)
-    observed = float(np.nanmax(np.abs([one.ic for one in judged])))
-    return credited(observed, best, name="largest absolute mean IC", null_name="labels moved in time")
+    observed = float(np.nanmax(np.abs([Summary.of(one.daily.ic).t for one in judged if one.daily is not None])))
+    return credited(observed, best, name="largest |t| of a mean IC", null_name="labels moved in time")
 
 
 def _of_family(found: Admission) -> list[Judged]:
