@@ -108,7 +108,7 @@ class Chain:
             notes = self._recovery_note(mark)
             lines, after = _lines_after(mark, [*notes, *texts])
             self._write(mark, lines, after)
-        return [_row(line) for line in lines[len(notes) :]]
+        return [_read(line) for line in lines[len(notes) :]]
 
     def rows(self, kind: str | None = None) -> Iterator[Row]:
         """Give the rows in order, all or those of a kind; ChainError at the first that is damaged or missing."""
@@ -411,28 +411,29 @@ def _lines_after(mark: _Mark, texts: Sequence[tuple[str, str]]) -> tuple[list[by
 _HASH_FIELD = b',"hash":"'
 _LINE_END = b'"}\n'
 _TAIL = len(_HASH_FIELD) + 64 + len(_LINE_END)
+_FIELDS = {"body", "kind", "number", "previous", "time"}
+
+
+def _read(line: bytes) -> Row:
+    """Read a line; ValueError when it is not whole, or does not have the hash it states."""
+    tail = line[-_TAIL:]
+    stated = tail[len(_HASH_FIELD) : -len(_LINE_END)].decode("ascii")
+    content = line[:-_TAIL] + b"}"
+    if not (tail.startswith(_HASH_FIELD) and tail.endswith(_LINE_END)):
+        raise ValueError("no row")
+    if hashlib.sha256(content).hexdigest() != stated:
+        raise ValueError("not the row that was written")
+    fields = json.loads(content)
+    if not isinstance(fields, dict) or set(fields) != _FIELDS or not isinstance(fields["number"], int):
+        raise ValueError("no fields of a row")
+    return Row(**fields, hash=stated)
 
 
 def _row_or_none(line: bytes) -> Row | None:
-    """Read a line; None when it is not whole, or does not have the hash it states."""
-    tail = line[-_TAIL:]
-    stated = tail[len(_HASH_FIELD) : -len(_LINE_END)]
-    content = line[:-_TAIL] + b"}"
-    whole = tail.startswith(_HASH_FIELD) and tail.endswith(_LINE_END)
-    if not whole or hashlib.sha256(content).hexdigest().encode("ascii") != stated:
-        return None
     try:
-        fields = json.loads(content)
-        return Row(**fields, hash=stated.decode("ascii")) if isinstance(fields["number"], int) else None
-    except (ValueError, TypeError, KeyError):
+        return _read(line)
+    except ValueError:
         return None
-
-
-def _row(line: bytes) -> Row:
-    row = _row_or_none(line)
-    if row is None:
-        raise ChainError(f"row {line[:80]!r} does not have the hash it was given; report this with its content")
-    return row
 
 
 def _write_all(stream: int, content: bytes) -> None:

@@ -299,6 +299,11 @@ def test_a_head_that_says_something_else_is_refused(log: Chain, text: str) -> No
         log.append([("a", {})])
 
 
+def test_a_head_that_says_the_same_in_other_bytes_is_refused(log: Chain) -> None:
+    head_file(log).write_text(json.dumps(json.loads(head_file(log).read_text())))
+    assert any("expected what this package writes" in fault.detail for fault in log.verify())
+
+
 # What was interrupted
 
 

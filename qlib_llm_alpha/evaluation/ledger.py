@@ -230,9 +230,8 @@ class TrialLedger:
                     fault = self._series_fault(name)
                     faults += [Fault(row.number, fault)] if fault else []
         except ChainError as error:
-            # What can be read ends at the first damaged row; it is among the faults of the chain.
-            if not faults:
-                faults.append(Fault(0, str(error)))
+            # What can be read ends at the first damaged row, which is among the faults of the chain.
+            faults = faults or [Fault(0, str(error))]
         return sorted(faults, key=lambda fault: (fault.row, fault.detail))
 
     def _bodies(self, data: str | None, run: str | None, kind: str = TRIAL) -> list[tuple[int, Mapping[str, Any]]]:

@@ -46,8 +46,9 @@ class OpeningKey:
         check_period(self.start, self.end)
 
     def conflicts(self, other: OpeningKey) -> bool:
-        """Say whether two sealed ranges of one market share a day."""
-        return self.market == other.market and self.start <= other.end and other.start <= self.end
+        """Say whether two sealed ranges of one market, whatever the case of its letters, share a day."""
+        same_market = self.market.casefold() == other.market.casefold()
+        return same_market and self.start <= other.end and other.start <= self.end
 
 
 @dataclass(frozen=True)

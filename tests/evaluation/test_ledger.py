@@ -80,11 +80,8 @@ def test_what_was_recorded_comes_back(ledger: TrialLedger) -> None:
     assert (first["data"], first["run"], first["seed"]) == ("data-1", "run-1", 7)
     assert (second["verdict"], second["reason"]) == ("rejected", "weak")
     assert np.isnan(second["t"])
-    assert {
-        name: first[name] for name in ("label", "horizon", "ic_kind", "universe", "membership", "start", "end")
-    } == {
-        name: getattr(BASIS, name) for name in ("label", "horizon", "ic_kind", "universe", "membership", "start", "end")
-    }
+    for name in ("label", "horizon", "ic_kind", "universe", "membership", "start", "end"):
+        assert first[name] == getattr(BASIS, name)
 
 
 def test_a_trial_that_is_scored_again_is_logged_and_not_counted(ledger: TrialLedger) -> None:
@@ -339,7 +336,7 @@ def test_a_failure_between_series_and_rows_leaves_a_ledger_that_goes_on(
 
 
 def test_a_ledger_to_look_at_must_be_there(ledger: TrialLedger) -> None:
-    with pytest.raises(ConfigError, match="holds no trial ledger; expected ledger.jsonl"):
+    with pytest.raises(ConfigError, match="holds no trial ledger"):
         open_ledger(ledger.folder)
     note(ledger, MOMENTUM)
     assert open_ledger(ledger.folder).count() == 1

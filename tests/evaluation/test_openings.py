@@ -63,12 +63,13 @@ def test_the_same_key_again_is_logged_and_not_refused(ledger: TrialLedger) -> No
         B,
         replace(A, factor_set="set-2"),
         replace(A, data="data-2"),
+        replace(A, market="CSI300"),
         replace(A, end="2024-12-30"),
         replace(B, start="2024-12-31", end="2025-06-30"),
         replace(B, start="2022-01-04", end="2023-01-03"),
         replace(B, start="2023-06-01", end="2023-06-01"),
     ],
-    ids=["configuration", "factor set", "data", "a day less", "one day at the end", "one day at the start", "inside"],
+    ids=["configuration", "factor set", "data", "upper case", "a day less", "its last day", "its first day", "inside"],
 )
 def test_another_key_on_a_shared_day_is_refused(ledger: TrialLedger, other: OpeningKey) -> None:
     open_segment(ledger, A)
