@@ -157,9 +157,8 @@ def _block_sums(values: Array, blocks: int, measure: Measure) -> _BlockSums:
         # Squares are summed around the mean: around 0 a large mean would drown the deviation.
         origin = np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     centred = np.where(known, values - origin, 0.0)
-    if measure == "sharpe":
-        # What rounding leaves of a column that never moves must not pass for movement.
-        centred[:, np.abs(centred).max(axis=0) <= 1e-12 * np.abs(origin)] = 0.0
+    # What rounding leaves of a column that never moves must not pass for movement.
+    centred[:, np.abs(centred).max(axis=0) <= 1e-12 * np.abs(origin)] = 0.0
     return _BlockSums(
         origin,
         np.add.reduceat(known, starts, axis=0, dtype=np.float64),
@@ -210,7 +209,7 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
     if len(x) < 2 or float(np.ptp(x)) <= 1e-12 * float(np.abs(x).max()):
         return float("nan"), float("nan")
     centred = x - x.mean()
-    slope = float(centred @ (y - y.mean()) / (centred @ centred))
+    slope = float(centred @ y / (centred @ centred))
     return slope, float(y.mean() - slope * x.mean())
 
 

@@ -91,6 +91,21 @@ def test_a_deviation_far_below_the_mean_keeps_its_digits() -> None:
     np.testing.assert_allclose(result.in_sample, inside, rtol=1e-6)
 
 
+def test_the_rounding_of_a_still_candidate_is_no_movement() -> None:
+    performance = noise(40, 3)
+    still = np.full((40, 1), 0.1)
+    still[::3] = np.nextafter(0.1, 1.0)
+    with_still = probability_of_backtest_overfitting(np.hstack([performance, still]), blocks=4)
+    np.testing.assert_array_equal(with_still.logits, probability_of_backtest_overfitting(performance, blocks=4).logits)
+
+
+def test_nothing_gained_is_no_loss_and_what_is_constant_has_no_line() -> None:
+    performance = np.hstack([np.zeros((20, 1)), -np.abs(noise(20, 3))])
+    result = probability_of_backtest_overfitting(performance, blocks=4, measure="mean")
+    assert result.probability_of_loss == 0.0
+    assert np.isnan([result.slope, result.intercept]).all()
+
+
 def test_one_candidate_that_is_best_everywhere_is_not_overfitted() -> None:
     performance = noise(160, 20)
     performance[:, 7] += 3.0
@@ -182,6 +197,10 @@ def test_the_unit_of_performance_does_not_matter(seed: int, scale: float, measur
 
 def test_sixteen_blocks_give_the_splits_of_the_paper() -> None:
     assert probability_of_backtest_overfitting(noise(32, 2), blocks=16).splits == 12_870
+
+
+def test_twenty_blocks_are_the_most() -> None:
+    assert probability_of_backtest_overfitting(noise(20, 2), blocks=20, measure="mean").splits == 184_756
 
 
 @pytest.mark.parametrize("blocks", [0, 3, -2, 22])
