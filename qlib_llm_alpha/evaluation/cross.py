@@ -521,9 +521,10 @@ def grid_verdicts(
     3. Of the cells other than the reference, at least a share ``agreement`` shows its sign.
 
     Since the reference cell is left out in one of the tests, or another market is asked, a factor without effect that
-    was picked for its figures in that cell, among however many, passes with probability ``alpha`` at most; with several
-    markets the same holds for one picked on all of the first market. It does not hold for one picked by looking at the
-    other cells, nor if the markets' chance moves together. A grid of a single cell is ``untested``.
+    was picked for its figures in that cell, among however many, passes with probability ``alpha`` at most, as far as
+    the HAC t keeps its level; with several markets the same holds for one picked on all of the first market. It does
+    not hold for one picked by looking at the other cells, nor if the markets' chance moves together. A grid of a
+    single cell is ``untested``.
 
     References: Berger (1982), "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24, for the
     largest p; :func:`~qlib_llm_alpha.evaluation.many_trials.benjamini_hochberg` for the correction.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.data.embedded.in_memory import market_panel
 from qlib_llm_alpha.data.embedded.simulate import simulate
 from qlib_llm_alpha.engine import scoring
+from qlib_llm_alpha.engine.panel import Days, as_days
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, ProviderError, WallError
 from qlib_llm_alpha.evaluation.cross import Cell, GridVerdict, Resampling
@@ -41,7 +42,7 @@ EARLY, LATE = "early=2018-01-01:2018-12-15", "late=2018-12-16:2019-08-20"
 SMALL = Resampling(draws=20)
 
 
-def arrays(seed: int, strength: dict[str, Array], days: int = DAYS) -> tuple[NDArray[np.datetime64], dict[str, Array]]:
+def arrays(seed: int, strength: dict[str, Array], days: int = DAYS) -> tuple[Days, dict[str, Array]]:
     """Draw a market in which fields move the return from the next close to the one after, by a strength each day."""
     rng = np.random.default_rng(seed)
     fields = {name: rng.standard_normal((days, NAMES)) for name in FIELDS}
@@ -49,10 +50,10 @@ def arrays(seed: int, strength: dict[str, Array], days: int = DAYS) -> tuple[NDA
     for name, size in strength.items():
         returns[2:] += 0.02 * size[:-2, None] * fields[name][:-2]
     fields["$close"] = 10.0 * np.exp(np.cumsum(returns, axis=0))
-    return np.datetime64("2018-01-01", "D") + np.arange(days), fields
+    return as_days(np.datetime64("2018-01-01", "D") + np.arange(days)), fields
 
 
-def panel_of(days: NDArray[np.datetime64], fields: dict[str, Array]) -> TiledPanel:
+def panel_of(days: Days, fields: dict[str, Array]) -> TiledPanel:
     return TiledPanel.from_arrays(days, [f"S{place:03}" for place in range(NAMES)], fields)
 
 
@@ -308,7 +309,7 @@ def test_each_factor_of_each_market_is_a_trial_and_each_look_at_tune_is_counted(
     assert {one.basis.trials for one in report.cells} == {8}
     recorded = ledger.series(data=two_markets()[0].data)
     wanted = [cell(report, name, "here", "early").rank_ic for name in FIELDS]
-    early = recorded.loc[:"2018-12-13"]  # type: ignore[misc]
+    early = recorded.loc[:"2018-12-13"]
     np.testing.assert_allclose(early.mean().to_numpy(), wanted, rtol=1e-12)
     again = cross_validate(formulas(*FIELDS), two_markets(), spans, walls=WALLS, ledger=ledger, run="r2")
     assert ledger.count() == 8
