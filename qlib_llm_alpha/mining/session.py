@@ -36,7 +36,7 @@ from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfi
 from qlib_llm_alpha.evaluation.scorecard import Scorecard, score_factor
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.evaluation.sharpe import deflated_sharpe, sharpe_ratio
-from qlib_llm_alpha.evaluation.walls import Walls
+from qlib_llm_alpha.evaluation.walls import SearchWindow, Walls
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.library.factor_set import FactorSet
@@ -64,8 +64,10 @@ class Session:
     data : str
         Fingerprint of the provider's content.
     seed : int
+    window : SearchWindow
+        What was searched; nothing later was read.
     days : array, (T,) datetime64[D]
-        Of the daily series.
+        Of the daily series: days of the window whose label is known inside it.
     shifted : Credit or None
         The largest ``|t|`` of a mean IC in the family over what the same family reaches against labels moved in time.
     random : Credit or None
@@ -86,6 +88,7 @@ class Session:
     basis: Basis
     data: str
     seed: int
+    window: SearchWindow
     days: NDArray[np.datetime64] = field(repr=False)
     shifted: Credit | None
     random: Credit | None
@@ -110,7 +113,7 @@ class Session:
             )
             for one in chosen
         )
-        return FactorSet("mined", factors, "strict", as_of=str(self.days[-1]))
+        return FactorSet("mined", factors, "strict", as_of=str(self.window.end))
 
     def table(self) -> pd.DataFrame:
         """Return one row for each candidate, in the order in which they were proposed."""
@@ -170,7 +173,7 @@ class Session:
         lines = [
             "# Mining session",
             "",
-            f"Every figure on search: {self.basis.sentence}. Nothing after {self.days[-1]} was read.",
+            f"Every figure on search: {self.basis.sentence}. No bar after {self.window.end} was read for it.",
             "",
             f"{facts['candidates']} candidates, {facts['scored']} with an IC, {facts['admitted']} admitted.",
         ]
@@ -258,6 +261,7 @@ def mine(
         basis=basis,
         data=data.data,
         seed=seed,
+        window=data.window,
         days=data.days,
         shifted=_credit_over_shifts(found) if labels and found.family else None,
         random=random,
