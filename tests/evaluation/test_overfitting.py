@@ -134,6 +134,17 @@ def test_noise_is_overfitted_in_half_of_the_splits_on_average(candidates: int, e
     assert abs(np.mean(shares) - expected) < 4 * error < 0.06
 
 
+def test_signs_are_left_to_each_half_by_giving_both_as_candidates() -> None:
+    both, chosen_on_all_days = [], []
+    for seed in range(150):
+        performance = noise(64, 10, seed)
+        both.append(probability_of_backtest_overfitting(np.hstack([performance, -performance]), blocks=8).pbo)
+        turned = performance * np.sign(performance.mean(axis=0))
+        chosen_on_all_days.append(probability_of_backtest_overfitting(turned, blocks=8).pbo)
+    assert np.mean(both) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(chosen_on_all_days) > 0.6
+
+
 def test_the_more_merit_differs_the_less_is_overfitted() -> None:
     merit = np.linspace(0.0, 1.0, 12)
     shares = [
