@@ -239,9 +239,11 @@ def test_a_truncated_tail_is_noticed_by_everyone(log: Chain) -> None:
     size = log.path.stat().st_size
     os.truncate(log.path, size - 1)
     assert named(log.verify()) == {4}
-    for refused in (lambda: list(log.rows()), log.head, lambda: log.append([("a", {})])):
-        with pytest.raises(ChainError, match=r"cut off|row 4 is damaged"):
+    for refused in (log.head, lambda: log.append([("a", {})])):
+        with pytest.raises(ChainError, match=f"{size - 1} bytes; expected 5 rows.*the end was cut off"):
             refused()
+    with pytest.raises(ChainError, match="row 4 is damaged"):
+        list(log.rows())
 
 
 def test_a_tail_and_a_head_that_were_rolled_back_together_are_noticed_by_an_anchor(log: Chain) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlib_llm_alpha.chain import Head
+from qlib_llm_alpha import chain
+from qlib_llm_alpha.chain import Head, Row
 from qlib_llm_alpha.errors import ChainError, ConfigError, PanelError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.ledger import TRIAL_COLUMNS, Trial, TrialLedger, open_ledger, summarise
 from qlib_llm_alpha.evaluation.openings import OpeningKey, open_segment
+from tests.evaluation.test_openings import append_elsewhere
 
 BASIS = Basis(
     label="Ref($close,-2)/Ref($close,-1)-1",
@@ -330,6 +332,21 @@ def test_a_failure_between_series_and_rows_leaves_a_ledger_that_goes_on(
     assert ledger.count() == 0
     assert ledger.verify() == []
     assert note_two(ledger) == 2
+
+
+def test_nobody_else_can_write_between_the_counting_and_the_rows(
+    ledger: TrialLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, attempts = ledger.chain.rows, []
+
+    def rows_while_another_tries(kind: str | None = None) -> Iterator[Row]:
+        attempts.append(append_elsewhere(ledger))
+        return read(kind)
+
+    monkeypatch.setattr(chain, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(ledger.chain, "rows", rows_while_another_tries)
+    note_two(ledger)
+    assert attempts == ["kept out"]
 
 
 # For people

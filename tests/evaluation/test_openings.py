@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlib_llm_alpha.errors import ConfigError, WallError
+from qlib_llm_alpha import chain
+from qlib_llm_alpha.chain import Row
+from qlib_llm_alpha.errors import ChainError, ConfigError, WallError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.openings import Opening, OpeningKey, check_opening, open_segment
 
@@ -218,6 +221,31 @@ def test_two_ranges_conflict_just_when_they_share_a_day(a: str, b: str, c: str, 
     days = ["2022-12-31", *(f"2023-01-0{n}" for n in range(1, 10))]
     shared = any(one.start <= day <= one.end and other.start <= day <= other.end for day in days)
     assert one.conflicts(other) == other.conflicts(one) == shared
+
+
+def test_nobody_else_can_write_between_the_check_and_the_log(
+    ledger: TrialLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, attempts = ledger.openings, []
+
+    def openings_while_another_tries() -> list[Row]:
+        attempts.append(append_elsewhere(ledger))
+        return read()
+
+    monkeypatch.setattr(chain, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(ledger, "openings", openings_while_another_tries)
+    open_segment(ledger, A)
+    assert attempts == ["kept out"]
+
+
+def append_elsewhere(ledger: TrialLedger) -> str:
+    """Try to append from another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(ledger.chain.append, [("trial", {})]).result()
+        except ChainError:
+            return "kept out"
+    return "came in"
 
 
 RACING = """
