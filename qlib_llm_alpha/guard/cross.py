@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
@@ -372,23 +371,16 @@ def cross_validate_folders(
 
 
 def workflow_walls(config: Path) -> Walls:
-    """Read the segments of a workflow's dataset.
+    """Read the segments of a workflow's dataset, as ``qrun`` does.
 
     Raises
     ------
     ConfigError
-        No YAML, no ``task.dataset.kwargs.segments`` in it, or segments that cannot be walls.
+        No workflow, or segments that cannot be walls.
     """
-    try:
-        found = yaml.safe_load(config.read_text(encoding="utf-8"))
-        segments = found["task"]["dataset"]["kwargs"]["segments"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"workflow {str(config)!r}: no segments to be read ({error}); expected task.dataset.kwargs.segments with "
-            "train, valid and test; give the workflow's file"
-        ) from error
-    if not isinstance(segments, Mapping):
-        raise ConfigError(f"workflow {str(config)!r}: segments are {segments!r}; expected train, valid and test")
+    from qlib_llm_alpha.guard.workflow_file import read_workflow  # it imports Qlib, which a grid does not need
+
+    segments = read_workflow(config).segments
     return Walls.from_segments({name: _closed(ends) for name, ends in segments.items()})
 
 
@@ -596,7 +588,7 @@ class _Scored:
 
 def _closed(ends: Any) -> Any:
     """Give a segment without an end, which for Qlib reaches to the calendar's last day, a day after all of them."""
-    return (ends[0], "2262-01-01") if isinstance(ends, list) and len(ends) == 2 and ends[1] is None else ends
+    return (ends[0], "2262-01-01") if isinstance(ends, Sequence) and len(ends) == 2 and ends[1] is None else ends
 
 
 def _daily(column: NDArray[np.float32], labels: Mapping[int, Any]) -> dict[int, FactorDays]:

@@ -98,7 +98,9 @@ def test_what_a_terminal_would_obey_is_not_printed(call: Call) -> None:
 def test_trials_and_looks_at_tune_go_into_the_ledger(call: Call, tmp_path: Path) -> None:
     config = tmp_path / "workflow.yaml"
     config.write_text(
-        "task: {dataset: {kwargs: {segments: {train: [2019-06-03, 2020-03-31], valid: [2020-04-01, 2020-12-31], "
+        "qlib_init: {provider_uri: nowhere}\n"
+        "task: {dataset: {class: DatasetH, module_path: qlib.data.dataset, kwargs: {handler: {class: Alpha158}, "
+        "segments: {train: [2019-06-03, 2020-03-31], valid: [2020-04-01, 2020-12-31], "
         "test: [2021-01-04, 2021-06-28]}}}}\n",
         encoding="utf-8",
     )

@@ -325,6 +325,17 @@ def test_without_a_ledger_nobody_counted() -> None:
 
 # Folders and texts
 
+WORKFLOW = """
+qlib_init: {provider_uri: nowhere}
+task:
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler: {class: Alpha158, module_path: qlib.contrib.data.handler}
+      segments: SEGMENTS
+"""
+
 
 def test_a_provider_gives_what_its_market_in_memory_gives(small_provider: Path) -> None:
     from tests.support.provider import INSTRUMENTS, SEED, START
@@ -343,10 +354,7 @@ def test_a_provider_gives_what_its_market_in_memory_gives(small_provider: Path) 
 
 def test_walls_of_a_workflow_are_checked_before_a_bar_is_read(tmp_path: Path) -> None:
     config = tmp_path / "workflow.yaml"
-    config.write_text(
-        "task:\n  dataset:\n    kwargs:\n      segments:\n        train: [2018-01-01, 2018-12-15]\n"
-        "        test: [2019-08-01, null]\n"
-    )
+    config.write_text(WORKFLOW.replace("SEGMENTS", "{train: [2018-01-01, 2018-12-15], test: [2019-08-01, null]}"))
     folders = [MarketFolder("m", tmp_path / "no provider")]
     with pytest.raises(WallError, match="'test'"):
         cross_validate_folders("classic", folders, grid(), config=config)
@@ -354,11 +362,13 @@ def test_walls_of_a_workflow_are_checked_before_a_bar_is_read(tmp_path: Path) ->
         cross_validate_folders("classic", folders, grid(EARLY), config=config)
 
 
-@pytest.mark.parametrize("text", ["task: 3", "task: {dataset: {kwargs: {segments: 5}}}", "a: [", "task: {model: 1}"])
+@pytest.mark.parametrize(
+    "text", ["task: 3", WORKFLOW.replace("SEGMENTS", "5"), "a: [", WORKFLOW.replace("SEGMENTS", "{test: [1, 2, 3]}")]
+)
 def test_a_workflow_without_segments_is_refused(text: str, tmp_path: Path) -> None:
     config = tmp_path / "workflow.yaml"
     config.write_text(text)
-    with pytest.raises(ConfigError, match="segments"):
+    with pytest.raises(ConfigError):
         workflow_walls(config)
 
 
