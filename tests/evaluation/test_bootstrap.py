@@ -211,8 +211,8 @@ def _arch() -> None:
 needs_arch = pytest.mark.usefixtures("_arch")
 
 
-def slow_studentised_p(gains: np.ndarray, draws: int, seed: int) -> float:
-    """White's reality check over studentised gains, block of one day: the 'upper' p, written out."""
+def slow_scaled_p(gains: np.ndarray, draws: int, seed: int) -> float:
+    """White's reality check over gains of one scale, block of one day: the 'upper' p, written out."""
     rng = np.random.default_rng(seed)
     days = len(gains)
     scaled = gains / gains.std(axis=0)
@@ -241,7 +241,7 @@ def test_the_three_p_are_ordered_and_upper_is_the_reality_check() -> None:
     gains = noise(200, 5, seed=3) + np.array([0.1, -0.1, -1.0, 0.05, 0.0])
     found = bootstrap.superior_predictive_ability(gains, block=1, draws=2000)
     assert found.lower <= found.consistent <= found.upper
-    assert found.upper == pytest.approx(slow_studentised_p(gains, 2000, seed=1), abs=0.04)
+    assert found.upper == pytest.approx(slow_scaled_p(gains, 2000, seed=1), abs=0.04)
 
 
 @needs_arch
