@@ -372,10 +372,11 @@ def _best_t(found: Admission) -> float:
 def _pbo(found: Admission) -> float:
     if len(found.family) < 2:
         return float("nan")
-    spread = found.series("spread") * _signs(found)
+    spread = found.series("spread")
     if len(spread) < 2 * PBO_BLOCKS:
         return float("nan")
-    return float(probability_of_backtest_overfitting(spread, blocks=PBO_BLOCKS).pbo)
+    # Each half chooses the direction by itself: chosen on all days, it would let the halves see each other.
+    return float(probability_of_backtest_overfitting(np.hstack([spread, -spread]), blocks=PBO_BLOCKS).pbo)
 
 
 def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
@@ -390,7 +391,7 @@ def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
     result = deflated_sharpe(
         spread[:, best] * np.sign(sharpe[best]),
         trials=trials,
-        sharpe_deviation=float(np.sqrt(np.nanmean(sharpe**2))),
+        sharpe_deviation=(len(spread) - 1) ** -0.5,
     )
     return {
         "formula": found.judged[found.family[best]].candidate.expression.text,
@@ -399,11 +400,6 @@ def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
         "probability": result.probability,
         "trials": trials,
     }
-
-
-def _signs(found: Admission) -> Array:
-    signs: Array = np.where(np.array([one.rank_ic for one in _of_family(found)]) < 0, -1.0, 1.0)
-    return signs
 
 
 def _row(one: Judged) -> dict[str, Any]:
