@@ -105,13 +105,14 @@ def _label(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
     if isinstance(frame.columns, pd.MultiIndex):
-        return frame.set_axis(frame.columns.get_level_values(-1), axis=1)
+        flat: pd.DataFrame = frame.set_axis(frame.columns.get_level_values(-1), axis=1)
+        return flat
     return frame
 
 
 def _as_frame(values: Any) -> pd.DataFrame:
     if isinstance(values, pd.Series):
-        return values.to_frame(values.name or "signal")
+        return values.to_frame("signal" if values.name is None else values.name)
     if not isinstance(values, pd.DataFrame):
         raise TypeError(f"the function returned {type(values).__name__}; expected a frame (datetime, instrument)")
     return _features(values)

@@ -114,8 +114,8 @@ def first_difference(
         worst,
         _day(day),
         str(instrument),
-        one.iat[row, position],
-        other.iat[row, position],
+        one.iloc[:, position].to_numpy()[row],
+        other.iloc[:, position].to_numpy()[row],
     )
 
 
@@ -136,7 +136,8 @@ def _between(frame: pd.DataFrame, start: pd.Timestamp | None, until: pd.Timestam
     days = frame.index.get_level_values("datetime")
     begin = 0 if start is None else int(days.searchsorted(start, side="left"))
     end = len(days) if until is None else int(days.searchsorted(until, side="right"))
-    return frame.iloc[begin:end]
+    part: pd.DataFrame = frame.iloc[begin:end]
+    return part
 
 
 def _row_difference(one: pd.DataFrame, other: pd.DataFrame) -> Difference | None:

@@ -91,7 +91,7 @@ class Built:
     fits: list[FitWindow] = field(default_factory=list)
     segments: dict[str, dict[str, pd.Series]] = field(default_factory=dict)
     segment_errors: dict[str, str] = field(default_factory=dict)
-    predictions: pd.DataFrame | None = None
+    predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def features(self) -> pd.DataFrame:
         """Return the features before any processor, or those that prediction reads where no others are kept."""
@@ -99,7 +99,8 @@ class Built:
 
     def calendar(self) -> pd.DatetimeIndex:
         """Return the days of the rows."""
-        return pd.DatetimeIndex(self.features().index.get_level_values("datetime").unique()).sort_values()
+        days: pd.DatetimeIndex = self.features().index.get_level_values("datetime").unique().sort_values()
+        return days
 
 
 def build(job: Job, folder: Path) -> Built:
@@ -153,7 +154,7 @@ def _bring_files(config: Any, source: Path, work: Path) -> None:
     elif isinstance(config, (list, tuple)):
         for value in config:
             _bring_files(value, source, work)
-    elif isinstance(config, str) and config and len(config) < 256 and not os.path.isabs(config):
+    elif isinstance(config, str) and config and len(config) < 256 and not Path(config).is_absolute():
         _bring_file(Path(config), source, work)
 
 

@@ -180,18 +180,21 @@ def _processed_difference(clean: Built, other: Built, day: pd.Timestamp) -> Diff
 def _other_start(builds: Builds, begin: pd.Timestamp, days: pd.DatetimeIndex) -> pd.Timestamp:
     """Return an earlier start where the calendar has one, else one a quarter into the days."""
     earlier = builds.calendar[builds.calendar < begin]
-    return earlier[-min(len(earlier), 250)] if len(earlier) else days[len(days) // 4]
+    start: pd.Timestamp = earlier[-min(len(earlier), 250)] if len(earlier) else days[len(days) // 4]
+    return start
 
 
 def _other_end(builds: Builds, end: pd.Timestamp) -> pd.Timestamp:
     """Return a later end where the calendar has one, else one before the last quarter of the days after fitting."""
     later = builds.calendar[builds.calendar > end]
     if len(later):
-        return later[min(len(later), 250) - 1]
+        after: pd.Timestamp = later[min(len(later), 250) - 1]
+        return after
     days = builds.clean().calendar()
     fits = [pd.Timestamp(fit.end) for fit in builds.clean().fits if fit.end is not None]
     begin = int(days.searchsorted(max(fits), side="right")) if fits and max(fits) < days[-1] else 0
-    return days[max(begin, len(days) - 1 - max((len(days) - begin) // 4, 1))]
+    before: pd.Timestamp = days[max(begin, len(days) - 1 - max((len(days) - begin) // 4, 1))]
+    return before
 
 
 def _leak(guard: str, builds: Builds, detail: str, found: Difference, **more: Any) -> Finding:

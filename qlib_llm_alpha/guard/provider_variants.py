@@ -11,6 +11,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -135,11 +136,11 @@ def write_independent(source: Path, out: Path, seed: int = 0) -> tuple[list[str]
     columns: list[NDArray[np.float64]] = []
     for code, fields in _instruments(source):
         lines = {field: read_feature(source, code, field) for field in fields}
-        close = np.full(len(days), np.nan)
-        for field, (start, values) in _independent_lines(lines, _generator(seed, code)).items():
-            write_feature(out, code, field, start, values)
+        close: NDArray[np.float64] = np.full(len(days), np.nan)
+        for field, (start, line) in _independent_lines(lines, _generator(seed, code)).items():
+            write_feature(out, code, field, start, line)
             if field == "close":
-                close[start : start + len(values)] = values
+                close[start : start + len(line)] = line
         codes.append(code.upper())
         columns.append(np.concatenate([[np.nan], close[1:] / close[:-1] - 1]))
     return codes, np.column_stack(columns) if columns else np.empty((len(days), 0))
@@ -165,7 +166,7 @@ def missing_closes(source: Path, lookahead: int = 20) -> NDArray[np.int64]:
             continue
         start, values = read_feature(source, code, "close")
         there = np.flatnonzero(np.isfinite(values))
-        for before, after in zip(there[:-1], there[1:], strict=True):
+        for before, after in pairwise(there):
             if after - before > 1:
                 count[start + max(before + 1, after - lookahead) : start + after] += 1
     return count

@@ -1,4 +1,4 @@
-"""Do the segments hold the rows that they say? Qlib takes a segment apart without looking at it.
+"""Compare the rows of segments with their dates: Qlib takes a segment apart without looking at it.
 
 ``DataHandler.fetch`` makes ``slice(*segment)`` of a list or a tuple (``qlib/data/dataset/handler.py``): a list of one
 date becomes everything *up to* that date, an end that is null everything after the start, so that train may hold test;
@@ -72,9 +72,7 @@ def check_segments(segments: Mapping[str, Any], built: Built, subject: str) -> F
 
 
 def _days(found: Mapping[str, pd.Series]) -> pd.DatetimeIndex:
-    days = pd.DatetimeIndex([])
-    for count in found.values():
-        days = days.union(pd.DatetimeIndex(count.index))
+    days: pd.DatetimeIndex = pd.DatetimeIndex(sorted({day for count in found.values() for day in count.index}))
     return days
 
 

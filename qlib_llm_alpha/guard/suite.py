@@ -19,6 +19,9 @@ from qlib_llm_alpha.guard.handler_guards import (
     check_stale_cache,
     check_truncation,
 )
+from qlib_llm_alpha.guard.label_reach import check_label_reach
+from qlib_llm_alpha.guard.lag import check_lag
+from qlib_llm_alpha.guard.model_poison import check_model_poison
 from qlib_llm_alpha.guard.segments import check_segments
 from qlib_llm_alpha.guard.subject import Builds, Subject
 
@@ -140,6 +143,9 @@ def _run(subject: Subject, guards: Sequence[str], days: int, seed: int, workers:
                 "segments": lambda: _segments(builds),
                 "poison": lambda: check_poison(builds, chosen),
                 "truncation": lambda: check_truncation(builds, chosen),
+                "lag": lambda: check_lag(builds),
+                "label_reach": lambda: check_label_reach(builds),
+                "model_poison": lambda: check_model_poison(builds),
                 "extended_window": lambda: check_extended_window(builds),
                 "normaliser": lambda: check_normaliser(builds),
                 "stale_cache": lambda: check_stale_cache(builds),
