@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from qlib_llm_alpha.chain import Fault, Head
     from qlib_llm_alpha.data.check import CheckReport
     from qlib_llm_alpha.data.embedded.simulate import Kind
     from qlib_llm_alpha.data.embedded.write import WrittenMarket
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.data.sources.writing import ImportReport
     from qlib_llm_alpha.engine.distribute import Backend
     from qlib_llm_alpha.engine.warmup import WarmUp
+    from qlib_llm_alpha.evaluation.ledger import LedgerSummary
     from qlib_llm_alpha.factor.check import CheckResult
+    from qlib_llm_alpha.guard.cross import CrossReport
     from qlib_llm_alpha.guard.selftest import SelfTestRow
     from qlib_llm_alpha.mining.session import Session
 
@@ -226,3 +229,56 @@ def run_self_test(
     from qlib_llm_alpha.guard.selftest import self_test
 
     return self_test(seed=seed, trials=trials, progress=progress)
+
+
+def show_ledger(folder: Path) -> LedgerSummary:
+    """Count what a ledger holds, and how many independent trials its trials amount to."""
+    from qlib_llm_alpha.evaluation.ledger import open_ledger, summarise
+    from qlib_llm_alpha.evaluation.max_null import BLOCK, FEWEST_BLOCKS, effective_trials
+
+    ledger = open_ledger(folder)
+    series = ledger.series().to_numpy()
+    enough = len(series) >= BLOCK * FEWEST_BLOCKS
+    return summarise(ledger, effective_trials=effective_trials(series) if enough else None)
+
+
+def verify_ledger(folder: Path, anchor: Head | None = None) -> list[Fault]:
+    """Name everything in a ledger that is not as it was written."""
+    from qlib_llm_alpha.evaluation.ledger import open_ledger
+
+    return open_ledger(folder).verify(anchor)
+
+
+def cross_validate_formulas(
+    file: str,
+    markets: Sequence[str],
+    periods: Sequence[str],
+    *,
+    costs_bps: Sequence[float],
+    lags: Sequence[int],
+    alpha: float,
+    agreement: float,
+    draws: int,
+    block: int,
+    seed: int,
+    config: Path | None = None,
+    ledger: Path | None = None,
+    run: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> CrossReport:
+    """Score the formulas of a file or a factor set over markets, periods, costs and lags."""
+    from qlib_llm_alpha.evaluation.cross import Resampling
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
+    from qlib_llm_alpha.guard.cross import Grid, cross_validate_folders, parse_market, parse_period
+
+    resampling = Resampling(block=block, draws=draws, seed=seed)
+    grid = Grid([parse_period(text) for text in periods], lags, costs_bps, alpha, agreement, resampling)
+    return cross_validate_folders(
+        file,
+        [parse_market(text) for text in markets],
+        grid,
+        config=config,
+        ledger=None if ledger is None else TrialLedger(ledger),
+        run=run,
+        progress=progress,
+    )

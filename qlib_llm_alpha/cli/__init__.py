@@ -15,7 +15,7 @@ import sys
 from qlib_llm_alpha import __version__
 from qlib_llm_alpha.errors import QlibLLMAlphaError
 
-COMMANDS = ("factor", "mine", "selftest", "market", "data", "warmup")
+COMMANDS = ("factor", "mine", "ledger", "guard", "selftest", "market", "data", "warmup")
 
 
 def build_parser() -> argparse.ArgumentParser:

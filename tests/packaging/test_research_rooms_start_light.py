@@ -9,7 +9,18 @@ import pytest
 
 import qlib_llm_alpha
 
-RESEARCH_ROOMS = ("errors", "factor", "engine", "evaluation", "library", "agents", "gating", "report")
+RESEARCH_ROOMS = (
+    "errors",
+    "chain",
+    "factor",
+    "engine",
+    "evaluation",
+    "library",
+    "mining",
+    "agents",
+    "gating",
+    "report",
+)
 HEAVY = ("qlib", "mlflow", "torch")
 IMPORT_ALL = """
 import importlib, pkgutil, sys
