@@ -39,8 +39,8 @@ class EvidenceLine:
         The same on whatever data.
     effective_trials : float
         Independent trials whose best would look like the best of these.
-    tune_reads : int
-        Looks at the outcomes of valid on this data, by whomever.
+    tune_reads, tune_reads_in_ledger : int
+        Looks at the outcomes of valid in this run, and on this data by whomever.
     openings : int
         Distinct configurations that have opened sealed dates which overlap those of this run, this one included; 0
         for a run that opened nothing.
@@ -68,6 +68,7 @@ class EvidenceLine:
     trials_in_ledger: int
     effective_trials: float
     tune_reads: int
+    tune_reads_in_ledger: int
     openings: int
     repeated: bool
     spent: bool
@@ -88,17 +89,19 @@ class EvidenceLine:
     def sentence(self) -> str:
         """The line itself."""
         confirm = f"; confirm read by {self.confirm_readings}" if self.confirm_readings else ""
+        remark = f" ({self._opening_remark})" if self._opening_remark else ""
         seeds = ", ".join(f"{name} {value}" for name, value in self.seeds.items()) or "none stated"
         return (
             f"trials {self.trials} (effective {self.effective_trials:.1f}; {self.trials_in_ledger} in the ledger); "
-            f"reads of tune {self.tune_reads}; openings of sealed {self._openings}{confirm}; "
+            f"reads of tune {self.tune_reads} ({self.tune_reads_in_ledger} in the ledger); "
+            f"openings of sealed {self.openings}{remark}{confirm}; "
             f"costs {' | '.join(self.costs) or 'none'}; seeds {seeds}; configuration {self.configuration[:SHOWN]}, "
             f"factor set {self.factor_set}, data {self.data[:SHOWN]}, code {self.code}, "
             f"ledger {self.ledger_rows}:{self.ledger_hash[:SHOWN]}"
         )
 
     @property
-    def _openings(self) -> str:
+    def _opening_remark(self) -> str:
         remarks = ["the same configuration again"] if self.repeated else []
         if self.study:
             remarks.append(f"study {self.study!r} of {self.cells} cells")
@@ -106,7 +109,28 @@ class EvidenceLine:
             remarks.append("SPENT")
         if self.forced:
             remarks.append(f"forced now: {self.forced}")
-        return f"{self.openings} ({', '.join(remarks)})" if remarks else str(self.openings)
+        return ", ".join(remarks)
+
+    def counts(self) -> list[tuple[str, str, str]]:
+        """Return the line as rows for a table: what, how many, remark."""
+        seeds = ", ".join(f"{name} {value}" for name, value in self.seeds.items())
+        rows = [
+            ("trials", str(self.trials), f"distinct candidates scored on this data; {self.trials_in_ledger} on any"),
+            ("effective trials", f"{self.effective_trials:.1f}", "independent ones whose best would look the same"),
+            ("reads of tune", str(self.tune_reads), f"looks at valid in this run; {self.tune_reads_in_ledger} in all"),
+            ("openings of sealed", str(self.openings), self._opening_remark or "the first"),
+        ]
+        if self.confirm_readings:
+            rows.append(("readings of confirm", str(self.confirm_readings), "configurations that have read it"))
+        return [
+            *rows,
+            ("costs", str(len(self.costs)), " and ".join(self.costs) or "no backtest in the task"),
+            ("seeds", str(len(self.seeds)), seeds or "none stated"),
+            ("configuration", self.configuration[:SHOWN], f"factor set {self.factor_set}"),
+            ("data", self.data[:SHOWN], "hash of the provider's content"),
+            ("code", "", self.code),
+            ("ledger", str(self.ledger_rows), f"rows, the last with the hash {self.ledger_hash[:SHOWN]}"),
+        ]
 
     def metrics(self) -> dict[str, float]:
         """Return the counts as metrics."""
@@ -130,6 +154,7 @@ def evidence_line(
     configuration: str,
     factor_set: str,
     data: str,
+    run: str,
     opening: Opening | None,
     confirm_readings: int = 0,
 ) -> EvidenceLine:
@@ -142,6 +167,8 @@ def evidence_line(
         As Qlib reads it.
     configuration, factor_set, data : str
         Hashes and names of the run's configuration, factor set and data.
+    run : str
+        Id of the run.
     opening : Opening or None
         As it was logged; None for a run that opened nothing.
     confirm_readings : int
@@ -157,7 +184,8 @@ def evidence_line(
         trials=ledger.count(data=data),
         trials_in_ledger=ledger.count(),
         effective_trials=effective_count(ledger, data),
-        tune_reads=ledger.tune_reads(data=data),
+        tune_reads=ledger.tune_reads(data=data, run=run),
+        tune_reads_in_ledger=ledger.tune_reads(data=data),
         openings=0 if opening is None else opening.openings,
         repeated=opening is not None and opening.repeated,
         spent=opening is not None and opening.spent,

@@ -32,6 +32,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
+from qlib.utils.data import deepcopy_basic_type
 from qlib.utils.exceptions import ExpAlreadyExistError
 from qlib.workflow.exp import MLflowExperiment
 from qlib.workflow.expm import MLflowExpManager
@@ -204,6 +205,8 @@ class VerifiedRecorder(MLflowRecorder):
         """Take a task that may run; WallError for one that would open sealed and may not."""
         if not isinstance(task, Mapping):
             return
+        # Qlib puts the fitted model in place of <MODEL>, in the task itself.
+        task = deepcopy_basic_type(task)
         planned = key_of_task(task) if any(opens_sealed(record) for record in records_of(task)) else None
         if planned is not None:
             self.rules.check(planned)
@@ -231,6 +234,7 @@ class VerifiedRecorder(MLflowRecorder):
                 configuration=configuration_hash(self.task),
                 factor_set=factor_set_name(self.task["dataset"]),
                 data=data_and_market()[0],
+                run=str(self.id),
                 opening=self.opening,
                 confirm_readings=readings,
             )
