@@ -33,7 +33,7 @@ class Basis:
     start, end : str
         First and last day, both included, as YYYY-MM-DD.
     cost_bps : float or None
-        Cost of one unit of turnover in basis points (1e-4); None where no cost is taken off.
+        Cost in basis points (1e-4) of the value traded, for each side; None where no cost is taken off.
     trials : int or None
         How many candidates were tried; None where nobody counted.
 

@@ -29,6 +29,7 @@ from qlib_llm_alpha.errors import ConfigError, PanelError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.bootstrap import MIN_DAYS, stationary_bootstrap
 from qlib_llm_alpha.evaluation.many_trials import benjamini_hochberg
+from qlib_llm_alpha.evaluation.signal import net_returns
 from qlib_llm_alpha.evaluation.statistics import DAYS_PER_YEAR, annualised, hac_standard_error, hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.walls import Segment
 
@@ -336,7 +337,7 @@ def fill_cell(cell: Cell, daily: FactorDays, rows: Mask, resampling: Resampling)
     """
     rank_ic = daily.rank_ic[rows]
     gross = cell.sign * daily.spread[rows] if cell.sign else np.full(int(rows.sum()), np.nan)
-    net = gross - (cell.basis.cost_bps or 0.0) * 1e-4 * daily.traded[rows]
+    net = net_returns(gross, daily.traded[rows], cell.basis.cost_bps or 0.0)
     year = annualised(net)
     low, high = block_interval(rank_ic, resampling)
     net_low, net_high = block_interval(net, resampling)

@@ -12,6 +12,7 @@ from qlib_llm_alpha.engine.panel import Days
 from qlib_llm_alpha.engine.scoring import MIN_NAMES, coverage, ic_series, rank_ic_series, turnover
 from qlib_llm_alpha.errors import ConfigError, PanelError, WallError
 from qlib_llm_alpha.evaluation.confirm import ConfirmPermit
+from qlib_llm_alpha.evaluation.signal import aged
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
 
@@ -164,7 +165,7 @@ def score_factor(
         turnover=mean_of(turnover(shown[rows], top, min_names=min_names)),
         coverage=mean_of(coverage(shown[rows], inside[rows])),
         decay={
-            int(lag): mean_of(rank_ic_series(_aged(shown, lag)[rows], outcome, min_names=min_names))
+            int(lag): mean_of(rank_ic_series(aged(shown, lag)[rows], outcome, min_names=min_names))
             for lag in decay_lags
         },
         by_regime={name: mean_of(rank_ic[mask]) for name, mask in states.items()},
@@ -180,12 +181,6 @@ def _check_permit(permit: ConfirmPermit | None, walls: Walls) -> None:
             f"segment 'confirm' ({dates[0]} to {dates[1]}) was asked for with the permit {permitted!r}; expected one "
             "for these dates: log the reading first, with evaluation.confirm.read_confirm"
         )
-
-
-def _aged(score: Array, lag: int) -> Array:
-    old = np.full(score.shape, np.nan)
-    old[lag:] = score[:-lag]
-    return old
 
 
 def _plain(value: object) -> object:

@@ -241,8 +241,8 @@ def quantile_weights(
     return {"top": top, "bottom": bottom, "spread": top - bottom}[side]
 
 
-def portfolio_turnover(weights: Array) -> Array:
-    """Half of the value traded to come from the day before's weights to this day's.
+def value_traded(weights: Array) -> Array:
+    """Value bought and sold to come from the day before's weights to this day's, per unit of capital.
 
     Parameters
     ----------
@@ -252,53 +252,55 @@ def portfolio_turnover(weights: Array) -> Array:
     Returns
     -------
     array, (T,)
-        ``sum_i |w_t,i - w_t-1,i| / 2``: 1 when a long portfolio of 1 is sold and bought anew; at most 2 for top less
-        bottom. NaN on the first day, and where this day or the one before has no portfolio. Drift of the weights by
+        ``sum_i |w_t,i - w_t-1,i|``, what Qlib's report calls turnover: 2 when a long portfolio of 1 is sold and bought
+        anew. NaN on the first day, and where this day or the one before has no portfolio. Drift of the weights by
         returns between two trades is left out. Known at the close of its day, traded the day after.
     """
-    return np.asarray(_trades(weights).sum(axis=-1) / 2.0)
+    return np.asarray(_trades(weights).sum(axis=-1))
 
 
-def net_returns(gross: Array, turnover: Array, cost_bps: float) -> Array:
-    """Return ``gross - turnover x cost_bps x 1e-4``, (T,), NaN where either side is.
+def portfolio_turnover(weights: Array) -> Array:
+    """Half of :func:`value_traded`: 1 when a long portfolio of 1 is replaced; at most 2 for top less bottom."""
+    return np.asarray(value_traded(weights) / 2.0)
+
+
+def net_returns(gross: Array, traded: Array, cost_bps: float) -> Array:
+    """Return ``gross - traded x cost_bps x 1e-4``, (T,), NaN where either side is.
 
     Parameters
     ----------
     gross : array, (T,)
         Simple daily returns.
-    turnover : array, (T,)
-        Of the same row: :func:`portfolio_turnover`.
+    traded : array, (T,)
+        Of the same row: :func:`value_traded`.
     cost_bps : float
-        Basis points for one unit of ``turnover``. One unit of :func:`portfolio_turnover` is a sale *and* a purchase, so
-        this is the cost of a round trip, **both sides together**; to charge a cost per side, double it (or hand over
-        the value traded, twice the turnover).
+        Basis points of the value traded: what one side, a purchase or a sale, costs.
     """
-    _same_days(gross, turnover)
+    _same_days(gross, traded)
     if not 0 <= cost_bps < np.inf:
-        raise ConfigError(f"cost_bps is {cost_bps!r}; expected 0 or more basis points; 20 is a usual round trip")
-    return np.asarray(gross - turnover * (cost_bps * BASIS_POINT))
+        raise ConfigError(f"cost_bps is {cost_bps!r}; expected 0 or more basis points a side; 10 is usual")
+    return np.asarray(gross - traded * (cost_bps * BASIS_POINT))
 
 
-def break_even_cost_bps(gross: Array, turnover: Array) -> float:
-    """Return the cost at which the mean of :func:`net_returns` is 0.
+def break_even_cost_bps(gross: Array, traded: Array) -> float:
+    """Return the cost a side at which the mean of :func:`net_returns` is 0.
 
     Parameters
     ----------
-    gross, turnover : array, (T,)
+    gross, traded : array, (T,)
         As in :func:`net_returns`; days on which either is NaN are left out.
 
     Returns
     -------
     float
-        ``1e4 mean(gross) / mean(turnover)``, basis points for one unit of turnover: with :func:`portfolio_turnover`, of
-        a round trip, **both sides together**. Negative when the gross mean is: no cost is low enough. NaN without such
-        a day, or when nothing is ever traded.
+        ``1e4 mean(gross) / mean(traded)``. Negative when the gross mean is: no cost is low enough. NaN without such a
+        day, or when nothing is ever traded.
     """
-    _same_days(gross, turnover)
-    known = ~(np.isnan(gross) | np.isnan(turnover))
-    if not known.any() or not turnover[known].mean() > 0:
+    _same_days(gross, traded)
+    known = ~(np.isnan(gross) | np.isnan(traded))
+    if not known.any() or not traded[known].mean() > 0:
         return float("nan")
-    return float(gross[known].mean() / turnover[known].mean() / BASIS_POINT)
+    return float(gross[known].mean() / traded[known].mean() / BASIS_POINT)
 
 
 def capacity(
@@ -318,7 +320,7 @@ def capacity(
     gross : array, (T,)
         Daily returns of the weights, before cost, per unit of one side's capital.
     weights : array, (T, N)
-        As in :func:`portfolio_turnover`.
+        As in :func:`value_traded`.
     amount : array, (T, N)
         Value traded in a day, in currency: an average known at the row's close, such as that of the last 20 days.
     volatility : array, (T, N)
@@ -330,7 +332,7 @@ def capacity(
         Largest share of a day's amount that a trade may be, in the mean over trades weighted by their size: the law is
         measured on trades of a few percent of the day, and means nothing beyond a tenth or so.
     cost_bps : float
-        Costs besides impact, for one unit of turnover (both sides), as in :func:`net_returns`.
+        Costs besides impact, of the value traded, as in :func:`net_returns`.
 
     Returns
     -------
@@ -344,7 +346,7 @@ def capacity(
     A trade of value ``V`` in a name with daily amount ``A`` and volatility ``s`` costs the share ``Y s sqrt(V / A)`` of
     ``V``. With capital ``C`` the trade is ``V = C |dw|``, so the mean return left is::
 
-        mean(gross - turnover cost) - sqrt(C) k,    k = mean_t sum_i Y s |dw|^(3/2) / sqrt(A)
+        mean(gross - traded cost) - sqrt(C) k,    k = mean_t sum_i Y s |dw|^(3/2) / sqrt(A)
 
     which is 0 at ``C = (mean / k)^2``. The other bound is linear: ``C sum dw^2 / A / sum |dw| = max_participation``.
 
@@ -371,7 +373,7 @@ def capacity(
     trades = _trades(weights)
     days = ~(np.isnan(gross) | np.isnan(trades).any(axis=1))
     moved = trades[days]
-    earned = mean_of(gross[days] - moved.sum(axis=1) / 2.0 * cost_bps * BASIS_POINT)
+    earned = mean_of(gross[days] - moved.sum(axis=1) * cost_bps * BASIS_POINT)
     traded = float(moved.sum())
     nothing = float("nan")
     if not days.any():

@@ -154,6 +154,7 @@ def test_weights_and_turnover_by_hand() -> None:
     # Day 2 turns everything: |1| four times, halved.
     assert signal.portfolio_turnover(weights) == pytest.approx([np.nan, 0.0, 2.0, np.nan], nan_ok=True)
     top = signal.quantile_weights(score, 4, side="top", min_names=4)
+    np.testing.assert_array_equal(signal.value_traded(top), 2 * signal.portfolio_turnover(top))
     assert signal.portfolio_turnover(top) == pytest.approx([np.nan, 1.0, 1.0, np.nan], nan_ok=True)
     bottom = signal.quantile_weights(score, 4, side="bottom", min_names=4)
     assert bottom[0].tolist() == [1.0, 0.0, 0.0, 0.0]
@@ -189,7 +190,7 @@ def test_break_even_cost_makes_the_mean_net_return_nothing() -> None:
 
 
 def test_costs_by_hand() -> None:
-    # 30 basis points earned a day with half of the portfolio renewed: a round trip may cost 60.
+    # 30 basis points earned a day, and half of the capital traded: a side may cost 60.
     gross, traded = np.array([0.002, 0.004, 0.5]), np.array([0.4, 0.6, np.nan])
     assert signal.break_even_cost_bps(gross, traded) == pytest.approx(60.0)
     assert signal.net_returns(gross, traded, 20.0) == pytest.approx([0.0012, 0.0028, np.nan], nan_ok=True)
@@ -223,7 +224,7 @@ def slow_net(gross, weights, amount, volatility, capital, coefficient=1.0, cost_
         for name in range(weights.shape[1]):
             value = capital * abs(weights[day, name] - weights[day - 1, name])
             impact = coefficient * volatility[day, name] * (value / amount[day, name]) ** 0.5
-            spent += value * impact + value / 2 * cost_bps / 10_000
+            spent += value * impact + value * cost_bps / 10_000
         total += gross[day] - spent / capital
         days += 1
     return total / days
