@@ -118,7 +118,7 @@ def max_null(series: Array, *, block: int = BLOCK, draws: int = 2000, seed: int 
     adjusted = np.ones(len(t))
     # From the strongest down a p is never smaller than that of a stronger candidate.
     adjusted[order] = np.maximum.accumulate(((1.0 + reached) / (1.0 + draws))[::-1])[::-1]
-    effective = _effective(best, blocks, two_sided=True) if len(order) else 0.0
+    effective = _effective(best, blocks, len(order), two_sided=True) if len(order) else 0.0
     run_p = float(adjusted.min(initial=1.0))
     smallest = float(p.min(initial=1.0))
     return MaxNull(
@@ -153,7 +153,8 @@ def effective_trials(
     -------
     float
         ``N`` with ``(1 - p)^N = 1/2``, where ``p`` is the chance that a single trial passes the median of the
-        maximum that turned signs give; between 1 and K, apart from the error of drawing. 0 without a usable trial.
+        maximum that turned signs give; at most K, and 1 or more apart from the error of drawing. 0 without a usable
+        trial.
     """
     scaled, t = _scaled_block_sums(series, block, draws)
     kept = scaled[:, ~np.isnan(t)]
@@ -162,7 +163,7 @@ def effective_trials(
     best = np.full(draws, -np.inf)
     for _, turned in _turned(kept, _signs(len(scaled), draws, seed)):
         best = np.maximum(best, (np.abs(turned) if two_sided else turned).max(axis=1))
-    return _effective(best, len(scaled), two_sided=two_sided)
+    return _effective(best, len(scaled), kept.shape[1], two_sided=two_sided)
 
 
 def _scaled_block_sums(series: Array, block: int, draws: int) -> tuple[Array, Array]:
@@ -210,9 +211,10 @@ def _p_of_t(t: Array, blocks: int) -> Array:
     return p
 
 
-def _effective(best: Array, blocks: int, *, two_sided: bool) -> float:
+def _effective(best: Array, blocks: int, trials: int, *, two_sided: bool) -> float:
     middle = float(np.median(best))
     p = float(_p_of_t(np.array([middle]), blocks)[0])
     if not two_sided:
         p = p / 2 if middle > 0 else 1 - p / 2
-    return float(np.log(0.5) / np.log1p(-p)) if 0 < p < 1 else (1.0 if p >= 1 else float("inf"))
+    found = float(np.log(0.5) / np.log1p(-p)) if 0 < p < 1 else (1.0 if p >= 1 else float("inf"))
+    return min(found, float(trials))
