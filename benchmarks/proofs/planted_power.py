@@ -1,8 +1,8 @@
 """Show which effects the admission pipeline finds: a table of planted effect size against detection rate.
 
 For each seed a noise market is simulated, and one of the formulas of ``data.embedded.plants`` (by turns) is planted
-into its label: each day the label's cross-section, standardised, is blended with the formula's standardised ranks so
-that their correlation is the effect size, on average. The formula then competes with the seed library and random
+into its label: each day the label, made uniform by its ranks, is blended with the ranks of the formula so that their
+correlation is the effect size, on average over markets. The formula then competes with the seed library and random
 formulas through the admission of ``qlib-llm-alpha mine``. It is detected when it is admitted, or when it passes the
 test against chance and only gives way to an admitted formula that ranks alike.
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds for each size")
     parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="mean daily IC of what is planted")
+    parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="mean daily rank IC of what is planted")
     parser.add_argument("--formulas", type=int, default=FORMULAS, help="random formulas beside the seed library")
     parser.add_argument("--instruments", type=int, default=INSTRUMENTS)
     parser.add_argument("--end", default=END, help="last day of the market and of search")
@@ -66,7 +66,7 @@ def run_seed(job: Job) -> Row:
     market = simulate("noise", job["instruments"], START, job["end"], job["seed"])
     plant = PLANTS[job["seed"] % len(PLANTS)]
     planted = Candidate(parse(plant.expression), "planted", plant.name)
-    data = with_effect(search_data(market), planted.expression, job["size"])
+    data = with_effect(search_data(market), planted.expression, job["size"], job["seed"])
     others = [one for one in candidates(job["formulas"], job["seed"]) if one.expression.id != planted.expression.id]
     session = mine([planted, *others], data, seed=job["seed"], shifts=0, threads=1)
     found, null = session.admission.judged[0], session.admission.null
@@ -84,11 +84,11 @@ def run_seed(job: Job) -> Row:
     }
 
 
-def with_effect(data: SearchData, formula: Expression, size: float) -> SearchData:
-    """Return the data with a label whose daily correlation with a formula's ranks is ``size`` on average.
+def with_effect(data: SearchData, formula: Expression, size: float, seed: int) -> SearchData:
+    """Return the data with a label whose daily rank correlation with a formula is ``size`` more than it was.
 
-    Labels are standardised by day on the way, which changes no correlation of theirs. Where the formula has no value,
-    the label stays as it is.
+    The day's labels are first replaced by uniform draws in the same order, so that the effect does not depend on how
+    returns are distributed. Where the formula has no value, the label stays there.
     """
     panel = data.panel
     shape = panel.shape
@@ -96,15 +96,28 @@ def with_effect(data: SearchData, formula: Expression, size: float) -> SearchDat
     outcome = data.prepared.values[:, : shape[1]].astype(np.float64)
     member = data.prepared.universe.member[:, : shape[1]]
     score = rank_scores(np.where(member & ~np.isnan(outcome), values, np.nan))
-    blended = np.sqrt(1.0 - size**2) * _standardised(outcome) + size * score
+    blended = np.sqrt(1.0 - size**2) * uniform_in_order(outcome, seed) + size * score
     column = tiled(blended.astype(np.float32), np.float32(np.nan), shape)
     return replace(data, prepared=PreparedLabel.of(column, data.prepared.universe))
+
+
+def uniform_in_order(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Return sorted uniform draws of deviation 1 in the order of each row's values; NaN stays.
+
+    Draws and not the ranks themselves: an effect smaller than the step from rank to rank would move nothing.
+    """
+    known = ~np.isnan(values)
+    draws = np.sort(np.where(known, np.random.default_rng(seed).random(values.shape), np.inf), axis=1)
+    ordered = np.empty_like(values)
+    np.put_along_axis(ordered, np.argsort(np.where(known, values, np.inf), axis=1, kind="stable"), draws, axis=1)
+    spread: NDArray[np.float64] = np.where(known, np.sqrt(12.0) * (ordered - 0.5), np.nan)
+    return spread
 
 
 def table(rows: Sequence[Row]) -> str:
     """Return the table of sizes and detection rates as Markdown."""
     lines = [
-        "| planted IC | runs | measured rank IC | median HAC t | detected | rate | 95 % interval |",
+        "| planted rank IC | runs | measured | median HAC t | detected | rate | 95 % interval |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for size in sorted({row["size"] for row in rows}):
@@ -117,17 +130,6 @@ def table(rows: Sequence[Row]) -> str:
             f"{interval.lower:.0%} to {interval.upper:.0%} |"
         )
     return "\n".join(lines)
-
-
-def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = ~np.isnan(values)
-    count = np.maximum(known.sum(axis=1, keepdims=True), 1)
-    centred = np.where(known, values - np.where(known, values, 0.0).sum(axis=1, keepdims=True) / count, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    scaled: NDArray[np.float64] = np.where(
-        known, np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0), np.nan
-    )
-    return scaled
 
 
 if __name__ == "__main__":
