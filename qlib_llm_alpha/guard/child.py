@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import sys
 import traceback
@@ -25,13 +26,17 @@ QUIET: Final = {"class": "QuietExpManager", "module_path": "qlib_llm_alpha.guard
 def main(folder: Path) -> None:
     """Do the job of a folder and write what it gave, or why it gave nothing."""
     with (folder / JOB).open("rb") as file:
-        job: Job = pickle.load(file)  # noqa: S301
-    sys.path[:0] = [path for path in job.paths if path not in sys.path]
+        paths, environment, packed = pickle.load(file)  # noqa: S301
+    sys.path.extend(path for path in paths if path and path not in sys.path)
+    os.environ.update(environment)
     try:
+        # Only now: the job may hold a function of a module that lies on these paths.
+        job: Job = pickle.loads(packed)  # noqa: S301
+        sys.path[:0] = [path for path in job.paths if path not in sys.path]
         built = _do(job)
     except Exception as error:  # noqa: BLE001 - whatever a user's handler raises is the answer
         traceback.print_exc()
-        built = Built(error=f"{type(error).__name__}: {error}")
+        built = Built(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
     with (folder / RESULT).open("wb") as file:
         pickle.dump(built, file, protocol=pickle.HIGHEST_PROTOCOL)
 

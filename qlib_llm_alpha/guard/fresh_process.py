@@ -1,7 +1,7 @@
 """Build a handler, a dataset or a model in a process and a folder of their own.
 
 Qlib's configuration, operators and memory cache are global, and a handler may keep what it computed in a file: only a
-new interpreter in an empty folder shows what a first run would give.
+new process in an empty folder shows what a first run would give.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,11 +19,12 @@ import cloudpickle
 import pandas as pd
 
 from qlib_llm_alpha.errors import ConfigError
+from qlib_llm_alpha.guard.warm_process import LOG, run_job
 
 Compute: TypeAlias = Callable[[str], pd.DataFrame]
 HandlerConfig: TypeAlias = Mapping[str, Any] | Compute
 
-JOB, RESULT, LOG = "job.pkl", "built.pkl", "log.txt"
+JOB, RESULT = "job.pkl", "built.pkl"
 _COPY_LIMIT: Final = 64_000_000
 _LOG_LINES: Final = 3
 
@@ -104,7 +104,7 @@ class Built:
 
 
 def build(job: Job, folder: Path) -> Built:
-    """Do a job in a new interpreter whose working directory is `folder`, and return what it gave.
+    """Do a job in a process of its own whose working directory is below `folder`, and return what it gave.
 
     Files that the handler's settings name relative to the present directory are copied there under the same name, so
     that what the handler writes beside them does not touch the originals.
@@ -114,21 +114,12 @@ def build(job: Job, folder: Path) -> Built:
     if isinstance(job.handler, Mapping):
         _bring_files(job.handler, Path.cwd(), work)
     with (folder / JOB).open("wb") as file:
-        cloudpickle.dump(job, file)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    with (folder / LOG).open("wb") as log:
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", "qlib_llm_alpha.guard.child", str(folder)],
-            cwd=work,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        cloudpickle.dump((list(sys.path), dict(os.environ), cloudpickle.dumps(job)), file)
+    code = run_job(folder)
     result = folder / RESULT
     if not result.is_file():
         tail = (folder / LOG).read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
-        return Built(error=f"the process ended with code {done.returncode}: {' | '.join(tail)}")
+        return Built(error=f"the process ended with code {code}: {' | '.join(tail)}")
     with result.open("rb") as file:
         built: Built = pickle.load(file)  # noqa: S301
     return built

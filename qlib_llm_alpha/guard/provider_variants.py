@@ -57,7 +57,7 @@ def write_poisoned(source: Path, out: Path, after: np.datetime64, seed: int = 0)
     seed : int
         Of the new values.
     """
-    days = _calendar(source)
+    days = provider_calendar(source)
     cut = int(np.searchsorted(days, after, side="right"))
     _copy_rest(source, out)
     write_calendar(out, list(days))
@@ -86,7 +86,7 @@ def write_truncated(source: Path, out: Path, last: np.datetime64) -> Path:
     last : datetime64[D]
         The last day of the copy.
     """
-    days = _calendar(source)
+    days = provider_calendar(source)
     cut = int(np.searchsorted(days, last, side="right"))
     _copy_rest(source, out)
     write_calendar(out, list(days[:cut]))
@@ -98,10 +98,10 @@ def write_truncated(source: Path, out: Path, last: np.datetime64) -> Path:
     for market in _markets(source):
         spans = read_instruments(source, market)
         write_instruments(out, market, [(code, first, min(end, last)) for code, first, end in spans if first <= last])
-    for code, name, (announced, periods, values) in _reported(source):
+    for code, name, (announced, periods, figures) in _reported(source):
         known = announced <= last
         if known.any():
-            write_period_records(out, code, name, announced[known], periods[known], values[known])
+            write_period_records(out, code, name, announced[known], periods[known], figures[known])
     return out
 
 
@@ -125,7 +125,7 @@ def write_independent(source: Path, out: Path, seed: int = 0) -> tuple[list[str]
     returns : array, (days, instruments)
         Return from the close of the day before to that of the day; NaN where either is missing.
     """
-    days = _calendar(source)
+    days = provider_calendar(source)
     _copy_rest(source, out)
     write_calendar(out, list(days))
     for market in _markets(source):
@@ -146,6 +146,15 @@ def write_independent(source: Path, out: Path, seed: int = 0) -> tuple[list[str]
     return codes, np.column_stack(columns) if columns else np.empty((len(days), 0))
 
 
+def provider_calendar(source: Path) -> NDArray[np.datetime64]:
+    """Return the trading days of a daily provider; ProviderError when there is none."""
+    if not (source / "calendars" / "day.txt").is_file():
+        raise ProviderError(
+            f"{str(source)!r}: expected a daily Qlib provider with calendars/day.txt; give its folder as provider_uri"
+        )
+    return readprovider_calendar(source)
+
+
 def missing_closes(source: Path, lookahead: int = 20) -> NDArray[np.int64]:
     """Count, for each trading day, the instruments that have no close on it but had one before and have one soon after.
 
@@ -160,7 +169,7 @@ def missing_closes(source: Path, lookahead: int = 20) -> NDArray[np.int64]:
     -------
     array, (days,)
     """
-    count = np.zeros(len(_calendar(source)), dtype=np.int64)
+    count = np.zeros(len(provider_calendar(source)), dtype=np.int64)
     for code, fields in _instruments(source):
         if "close" not in fields:
             continue
@@ -170,14 +179,6 @@ def missing_closes(source: Path, lookahead: int = 20) -> NDArray[np.int64]:
             if after - before > 1:
                 count[start + max(before + 1, after - lookahead) : start + after] += 1
     return count
-
-
-def _calendar(source: Path) -> NDArray[np.datetime64]:
-    if not (source / "calendars" / "day.txt").is_file():
-        raise ProviderError(
-            f"{str(source)!r}: expected a daily Qlib provider with calendars/day.txt; give its folder as provider_uri"
-        )
-    return read_calendar(source)
 
 
 def _generator(seed: int, name: str) -> np.random.Generator:

@@ -13,10 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from qlib_llm_alpha.data.provider_files import read_calendar
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.guard.fresh_process import Built, HandlerConfig, Job, build
-from qlib_llm_alpha.guard.provider_variants import missing_closes, write_independent, write_poisoned, write_truncated
+from qlib_llm_alpha.guard.provider_variants import (
+    missing_closes,
+    provider_calendar,
+    write_independent,
+    write_poisoned,
+    write_truncated,
+)
 from qlib_llm_alpha.guard.segments import declared_ends
 
 _NEAR = 10  # trading days within which a day with more gaps is looked for
@@ -105,7 +110,7 @@ class Builds:
     def __init__(self, subject: Subject, folder: Path, *, workers: int = 2, seed: int = 0) -> None:
         self.subject = subject
         self.seed = seed
-        self.calendar = pd.DatetimeIndex(read_calendar(subject.provider).astype("datetime64[ns]"))
+        self.calendar = pd.DatetimeIndex(provider_calendar(subject.provider).astype("datetime64[ns]"))
         self._folder = folder
         self._pool = ThreadPoolExecutor(max_workers=workers)
         self._lock = threading.Lock()

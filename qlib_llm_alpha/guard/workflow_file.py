@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from qlib.cli.run import render_template
+from jinja2 import Template, TemplateError, meta
 from qlib.utils.data import update_config
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -108,13 +108,20 @@ def guard_workflow(
 
 def _loaded(file: Path, *, render: bool = True) -> dict[str, Any]:
     try:
-        text = render_template(str(file)) if render else file.read_text()
-        config = YAML(typ="safe", pure=True).load(text)
+        text = file.read_text(encoding="utf-8")
+        config = YAML(typ="safe", pure=True).load(_rendered(text) if render else text)
     except (TemplateError, YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{str(file)!r} cannot be read as a workflow YAML: {error}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{str(file)!r} holds {type(config).__name__}; expected a mapping with qlib_init and task")
     return config
+
+
+def _rendered(text: str) -> str:
+    # As qlib.cli.run.render_template, which also logs the variables' values: they may be secrets.
+    template = Template(text)
+    names = meta.find_undeclared_variables(template.environment.parse(text))
+    return template.render({name: os.environ[name] for name in names if name in os.environ})
 
 
 def _part(config: Mapping[str, Any], name: str, path: str | Path) -> Mapping[str, Any]:

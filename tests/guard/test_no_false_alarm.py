@@ -1,0 +1,67 @@
+"""Handlers that are clean stay clean: ours, Qlib's own on Qlib's provider and on ours, our model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.guard.subjects import OURS, STOCK, asked, handler
+from tests.support.provider import SMALL_MODEL
+
+QLIB = "qlib.contrib.data.handler"
+NORMALISED = [
+    {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True}},
+    {"class": "Fillna", "kwargs": {"fields_group": "feature"}},
+]
+
+
+def ours(factor_set: str) -> dict[str, Any]:
+    return handler("FactorSetHandler", "qlib_llm_alpha.data.handler", factor_set=factor_set)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [
+        pytest.param(ours("starter"), OURS, id="starter, our engine"),
+        pytest.param(ours("classic"), OURS, id="classic, our engine", marks=pytest.mark.slow),
+        pytest.param(ours("classic"), STOCK, id="classic, Qlib's engine", marks=pytest.mark.slow),
+        pytest.param(handler("Alpha158", QLIB), STOCK, id="Alpha158, Qlib's engine", marks=pytest.mark.slow),
+        pytest.param(handler("Alpha158", QLIB), OURS, id="Alpha158, our engine", marks=pytest.mark.slow),
+        pytest.param(handler("Alpha360", QLIB), OURS, id="Alpha360, our engine", marks=pytest.mark.slow),
+        pytest.param(
+            handler("Alpha360", QLIB, infer_processors=NORMALISED),
+            STOCK,
+            id="Alpha360, normalised, Qlib's engine",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_no_guard_accuses_a_clean_handler(
+    small_provider: Path, config: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    report = asked(small_provider, config, settings=settings)
+    assert report.verdict == "clean", report.table()
+    applicable = {finding.guard: finding.verdict for finding in report.findings}
+    assert applicable.pop("label_reach") == "not applicable"
+    assert set(applicable.values()) == {"clean"}, report.table()
+
+
+@pytest.mark.slow
+def test_no_guard_accuses_our_model_which_leaves_out_labels_that_are_not_known(small_provider: Path) -> None:
+    model = {
+        "class": "GatedModel",
+        "module_path": "qlib_llm_alpha.model.gated",
+        "kwargs": {**SMALL_MODEL, "experts": [dict(expert) for expert in SMALL_MODEL["experts"]]},
+    }
+    guards = ("label_reach", "model_poison")
+    report = asked(small_provider, ours("starter"), *guards, settings=OURS, model=model)
+    assert [finding.verdict for finding in report.findings] == ["clean", "clean"], report.table()
+
+
+@pytest.mark.slow
+def test_qlibs_lightgbm_learns_nothing_from_test_but_its_segments_must_leave_a_gap(small_provider: Path) -> None:
+    model = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {"num_threads": 1, "loss": "mse"}}
+    report = asked(small_provider, handler("Alpha158", QLIB), "label_reach", "model_poison", settings=OURS, model=model)
+    assert [finding.verdict for finding in report.findings] == ["leak", "clean"], report.table()
