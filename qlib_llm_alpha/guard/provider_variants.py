@@ -152,7 +152,7 @@ def provider_calendar(source: Path) -> NDArray[np.datetime64]:
         raise ProviderError(
             f"{str(source)!r}: expected a daily Qlib provider with calendars/day.txt; give its folder as provider_uri"
         )
-    return readprovider_calendar(source)
+    return read_calendar(source)
 
 
 def missing_closes(source: Path, lookahead: int = 20) -> NDArray[np.int64]:

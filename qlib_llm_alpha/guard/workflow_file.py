@@ -121,7 +121,8 @@ def _rendered(text: str) -> str:
     # As qlib.cli.run.render_template, which also logs the variables' values: they may be secrets.
     template = Template(text)
     names = meta.find_undeclared_variables(template.environment.parse(text))
-    return template.render({name: os.environ[name] for name in names if name in os.environ})
+    rendered: str = template.render({name: os.environ[name] for name in names if name in os.environ})
+    return rendered
 
 
 def _part(config: Mapping[str, Any], name: str, path: str | Path) -> Mapping[str, Any]:
