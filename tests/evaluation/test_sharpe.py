@@ -113,6 +113,11 @@ def test_a_series_that_says_nothing_has_no_probability(series: list[float]) -> N
     assert np.isnan(deflated_sharpe(values, trials=5, sharpe_deviation=0.1).probability)
 
 
+def test_three_days_are_enough() -> None:
+    # 0, 1, 2: mean 1, sample variance 1, skewness 0, kurtosis (2 / 3) / (2 / 3)^2 = 1.5
+    assert sharpe_standard_error(np.array([0.0, 1, 2])) == pytest.approx(((1 + 0.5 / 4) / 2) ** 0.5)
+
+
 def test_the_example_of_the_deflated_sharpe_paper() -> None:
     # Annual Sharpe ratio 2.5 on 1,250 days of 250 a year, variance of trials 1/2 a year, skewness -3, kurtosis 10:
     # the two-valued series with 105 bad days has -2.9994 and 9.9965.
@@ -217,6 +222,10 @@ def test_the_track_record_of_the_paper_for_normal_returns(per_year: int, years: 
     series = normal_like(600, 2 / np.sqrt(per_year))
     length = minimum_track_record_length(series, 1 / np.sqrt(per_year), 0.95)
     assert length / per_year == pytest.approx(years, abs=0.005)
+
+
+def test_a_track_record_is_against_nothing_at_95_percent_when_not_told_otherwise() -> None:
+    assert minimum_track_record_length(daily(8)) == minimum_track_record_length(daily(8), 0.0, 0.95)
 
 
 def test_a_track_record_of_the_least_length_has_just_the_confidence() -> None:
