@@ -31,7 +31,10 @@ class BacktestOverfitting:
     ----------
     pbo : float
         Share of splits in which the in-sample best was out of sample at or below the middle of the candidates: those
-        with a logit of 0 or less. Near 0.5 when nothing distinguishes the candidates; NaN without a usable split.
+        with a logit of 0 or less; NaN without a usable split.
+    chance : float
+        What ``pbo`` is on average when nothing distinguishes the K candidates and none leaves a split: 1/2 for an even
+        K, ``(K + 1) / 2K`` for an odd one, whose middle rank counts; 2/3 for three.
     logits : array, (splits,)
         ``ln(w / (1 - w))`` of its relative rank ``w`` out of sample.
     splits : int
@@ -47,6 +50,7 @@ class BacktestOverfitting:
     """
 
     pbo: float
+    chance: float
     logits: Array = field(repr=False)
     splits: int
     slope: float
@@ -79,8 +83,7 @@ def probability_of_backtest_overfitting(
     BacktestOverfitting
         In each of the ``S! / (S/2)!^2`` splits the in-sample best (the first of equals) has the relative rank
         ``w = rank / (K + 1)`` out of sample, 1 for the worst, equals sharing their average rank; ``pbo`` is the share
-        of ``ln(w / (1 - w)) <= 0``. Candidates that are alike in merit give 1/2 on average over samples when K is even
-        and ``(K + 1) / 2K`` when it is odd, as the middle rank then counts; a single sample scatters widely.
+        of ``ln(w / (1 - w)) <= 0``. Compare it with ``chance``; a single sample scatters widely around that.
 
     Raises
     ------
@@ -117,6 +120,7 @@ def probability_of_backtest_overfitting(
     slope, intercept = _line(inside[known], outside[known])
     return BacktestOverfitting(
         pbo=_share(logits[known] <= 0),
+        chance=(values.shape[1] + 1) // 2 / values.shape[1],
         logits=logits,
         splits=len(members),
         slope=slope,

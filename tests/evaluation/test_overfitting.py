@@ -129,7 +129,9 @@ def test_candidates_that_only_share_out_a_fixed_total_are_always_overfitted() ->
 @pytest.mark.parametrize(("candidates", "expected"), [(10, 0.5), (5, 0.6)])
 def test_noise_is_overfitted_in_half_of_the_splits_on_average(candidates: int, expected: float) -> None:
     # Halves of independent days are independent, so the rank out of sample is uniform on 1..K: P(rank <= (K + 1) / 2).
-    shares = [probability_of_backtest_overfitting(noise(64, candidates, seed), blocks=8).pbo for seed in range(400)]
+    results = [probability_of_backtest_overfitting(noise(64, candidates, seed), blocks=8) for seed in range(400)]
+    shares = [result.pbo for result in results]
+    assert {result.chance for result in results} == {expected}
     error = np.std(shares) / np.sqrt(len(shares))
     assert abs(np.mean(shares) - expected) < 4 * error < 0.06
 
