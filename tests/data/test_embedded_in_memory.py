@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
-from qlib_llm_alpha.data.embedded.in_memory import market_panel
+from qlib_llm_alpha.data.embedded.in_memory import Universe, market_panel
 from qlib_llm_alpha.data.embedded.simulate import Market, simulate
 from qlib_llm_alpha.data.embedded.write import INDEX_CODE, write_market
 from qlib_llm_alpha.engine.evaluate import evaluate
@@ -43,13 +43,15 @@ def assert_same(ours: TiledPanel, theirs: TiledPanel, names: tuple[str, ...]) ->
 @pytest.mark.parametrize("universe", ["all", "csi300"])
 @pytest.mark.parametrize("end", [None, END, "2019-08-10"])
 def test_a_panel_in_memory_is_that_of_the_written_provider_bit_for_bit(
-    market: Market, provider: Path, universe: str, end: str | None
+    market: Market, provider: Path, universe: Universe, end: str | None
 ) -> None:
     ours = market_panel(market, end=end, universe=universe)
     theirs = open_panel(provider, universe, end=end)
     names = provider_fields(provider)
     assert len(names) == 12
     assert_same(ours, theirs, names)
+    assert ours.member is not None
+    assert theirs.member is not None
     assert np.array_equal(ours.member, theirs.member)
 
 
@@ -88,4 +90,4 @@ def test_no_day_up_to_the_end_and_an_unknown_universe_are_refused(market: Market
     with pytest.raises(ConfigError, match="give a later end"):
         market_panel(market, end="2018-01-01")
     with pytest.raises(ConfigError, match="universe='csi500'"):
-        market_panel(market, universe="csi500")
+        market_panel(market, universe="csi500")  # type: ignore[arg-type]
