@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.evaluation.ledger import LedgerSummary
     from qlib_llm_alpha.factor.check import CheckResult
     from qlib_llm_alpha.guard.cross import CrossReport
+    from qlib_llm_alpha.guard.finding import GuardReport
     from qlib_llm_alpha.guard.selftest import SelfTestRow
     from qlib_llm_alpha.mining.session import Session
 
@@ -282,3 +283,12 @@ def cross_validate_formulas(
         run=run,
         progress=progress,
     )
+
+
+def run_guards(
+    config: Path, *, guards: Sequence[str] | None = None, with_model: bool = False, days: int = 2, seed: int = 0
+) -> GuardReport:
+    """Run the leak guards on the handler, the segments and the model of a workflow file."""
+    from qlib_llm_alpha.guard.workflow_file import guard_workflow
+
+    return guard_workflow(config, guards=guards, with_model=with_model, days=days, seed=seed)
