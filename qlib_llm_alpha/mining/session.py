@@ -50,6 +50,9 @@ SHIFTS = 20
 
 PBO_BLOCKS = 16
 
+_MOST_DAYS = 0.8
+"""Share of days on which a candidate must have a long-short return to be compared by it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -255,6 +258,7 @@ def mine(
     if random_formulas:
         others = admit([Candidate(formula, "null") for formula in random_formulas], data, rules=rules, seed=seed)
         random = credited(_best_t(found), np.array([_best_t(others)]), name="largest |t|", null_name="random formulas")
+    long_short = _long_short(found)
     return Session(
         admission=found,
         rules=rules,
@@ -265,8 +269,8 @@ def mine(
         days=data.days,
         shifted=_credit_over_shifts(found) if labels and found.family else None,
         random=random,
-        pbo=_pbo(found),
-        deflated=_deflated(found, seed),
+        pbo=_pbo(*long_short),
+        deflated=_deflated(*long_short, seed),
     )
 
 
@@ -369,20 +373,27 @@ def _best_t(found: Admission) -> float:
     return 0.0 if found.null is None else float(np.nanmax(np.abs(found.null.t), initial=0.0))
 
 
-def _pbo(found: Admission) -> float:
-    if len(found.family) < 2:
-        return float("nan")
+def _long_short(found: Admission) -> tuple[list[Judged], Array]:
+    """Return candidates with a long-short return on most days, and these returns (T, K).
+
+    A ratio of a handful of days may be anything; such a candidate is never admitted and must not pass for the best.
+    """
     spread = found.series("spread")
-    if len(spread) < 2 * PBO_BLOCKS:
+    known = (~np.isnan(spread)).mean(axis=0) if len(spread) else np.empty(0)
+    kept = np.flatnonzero(known >= _MOST_DAYS)
+    return [_of_family(found)[place] for place in kept], spread[:, kept] if len(kept) else np.empty((len(spread), 0))
+
+
+def _pbo(judged: Sequence[Judged], spread: Array) -> float:
+    if len(judged) < 2 or len(spread) < 2 * PBO_BLOCKS:
         return float("nan")
     # Each half chooses the direction by itself: chosen on all days, it would let the halves see each other.
     return float(probability_of_backtest_overfitting(np.hstack([spread, -spread]), blocks=PBO_BLOCKS).pbo)
 
 
-def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
-    if not found.family:
+def _deflated(judged: Sequence[Judged], spread: Array, seed: int) -> dict[str, float | str]:
+    if not judged:
         return {"formula": "", "sharpe": np.nan, "threshold": np.nan, "probability": np.nan, "trials": np.nan}
-    spread = found.series("spread")
     sharpe = np.array([sharpe_ratio(column) for column in spread.T])
     best = int(np.nanargmax(np.abs(sharpe)))
     # Whoever turns a factor by the sign of its IC has tried both directions of each.
@@ -394,7 +405,7 @@ def _deflated(found: Admission, seed: int) -> dict[str, float | str]:
         sharpe_deviation=(len(spread) - 1) ** -0.5,
     )
     return {
-        "formula": found.judged[found.family[best]].candidate.expression.text,
+        "formula": judged[best].candidate.expression.text,
         "sharpe": result.sharpe,
         "threshold": result.threshold,
         "probability": result.probability,
