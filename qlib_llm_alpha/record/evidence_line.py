@@ -124,8 +124,8 @@ class EvidenceLine:
             rows.append(("readings of confirm", str(self.confirm_readings), "configurations that have read it"))
         return [
             *rows,
-            ("costs", str(len(self.costs)), " and ".join(self.costs) or "no backtest in the task"),
-            ("seeds", str(len(self.seeds)), seeds or "none stated"),
+            ("costs", "", " and ".join(self.costs) or "no backtest in the task"),
+            ("seeds", "", seeds or "none stated"),
             ("configuration", self.configuration[:SHOWN], f"factor set {self.factor_set}"),
             ("data", self.data[:SHOWN], "hash of the provider's content"),
             ("code", "", self.code),

@@ -62,6 +62,8 @@ evidence_logger = logging.getLogger("qlib.evidence")
 
 PARAMS_PER_CALL = 100  # MLflow's own limit of one batch
 COMMAND = "cmd-sys.argv"
+DESCRIPTION = "mlflow.note.content"  # what MLflow's page of a run shows first
+EVIDENCE_MARK = "**Evidence:** "
 FITTED = "dataset"  # what Qlib's trainer saves last before it makes the records
 COMPUTED_FROM_TEST = ("sig_analysis", "portfolio_analysis")  # where Qlib's records save, also in runs made by hand
 SQLITE = "sqlite:///"
@@ -242,7 +244,9 @@ class VerifiedRecorder(MLflowRecorder):
             logger.error("The evidence line of run %s cannot be stated: %s", self.id, error)  # noqa: TRY400
             return [f"the evidence line: {error}"]
         evidence_logger.info("%s", line.sentence)
-        self.set_tags(evidence=line.sentence)
+        described = self.logged_tags.get(DESCRIPTION, "").partition(EVIDENCE_MARK)[0].rstrip()
+        text = f"{described}\n\n{EVIDENCE_MARK}{line.sentence}".lstrip()
+        self.set_tags(**{"evidence": line.sentence, DESCRIPTION: text})
         if finished:
             self.log_metrics(None, **line.metrics())
         return []

@@ -21,6 +21,7 @@ WRITTEN = {".json", ".parquet", ".png", ".html", ".md"}
 # Keywords with which a workflow gives a class more to do; a class that is not here is built without any.
 KEYWORDS: dict[str, dict[str, Any]] = {
     "GateRecord": {"config": gated_task()["record"][4]["kwargs"]["config"]},
+    "LeakageRecord": {"handler": gated_task()["dataset"]["kwargs"]["handler"], "guards": ["segments", "truncation"]},
 }
 
 
@@ -56,6 +57,12 @@ def test_a_record_lists_what_it_writes_and_writes_plain_files_alone(
     assert {Path(path).suffix for path in written} <= WRITTEN
     assert {Path(path).parts[0] for path in written} == {record.artifact_path}
     assert {f"{record.artifact_path}/{name}" for name in record.list()} <= written
+
+
+@RECORDS
+def test_a_record_says_whether_it_computes_from_the_outcomes_of_test(kind: type) -> None:
+    """Without a word from the class the run counts as one that opens sealed."""
+    assert isinstance(vars(kind).get("opens_sealed"), bool)
 
 
 @RECORDS

@@ -61,6 +61,33 @@ def test_the_run_is_kept_in_a_database_and_by_our_recorder_unless_only_the_handl
 
 
 @FILES
+def test_a_run_that_our_recorder_keeps_ends_with_its_evidence_and_asks_the_leak_guards(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workflow = load(path, monkeypatch)
+    names = [record["class"] for record in workflow["task"]["record"]]
+    if workflow["qlib_init"]["exp_manager"]["class"] == VerifiedExpManager.__name__:
+        assert names[-2:] == ["LeakageRecord", "EvidenceRecord"]
+
+
+def test_files_on_the_same_market_and_sealed_dates_are_one_study_with_a_cell_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the second of them would be refused."""
+    opened: dict[tuple[str, ...], list[dict[str, Any] | None]] = {}
+    for path in WORKFLOWS:
+        workflow = load(path, monkeypatch)
+        manager = workflow["qlib_init"]["exp_manager"]
+        if manager["class"] == VerifiedExpManager.__name__:
+            test = workflow["task"]["dataset"]["kwargs"]["segments"]["test"]
+            dates = (workflow["qlib_init"]["provider_uri"], *(str(end) for end in test))
+            opened.setdefault(dates, []).append(manager["kwargs"].get("study"))
+    for studies in opened.values():
+        assert len(studies) == 1 or all(study == studies[0] for study in studies)
+        assert len(studies) == 1 or (studies[0] or {}).get("cells") == len(studies)
+
+
+@FILES
 def test_segments_are_disjoint_and_in_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     segments = load(path, monkeypatch)["task"]["dataset"]["kwargs"]["segments"]
     assert list(segments) == [name for name in SEGMENTS if name in segments]

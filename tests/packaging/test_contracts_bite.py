@@ -33,9 +33,16 @@ VIOLATIONS = {
         "Research rooms never import qlib, mlflow or torch",
         {"report/impure.py": "def late() -> None:\n    import mlflow\n"},
     ),
-    "a model opens the sealed segment": (
+    **{
+        f"{room} opens the sealed segment": (
+            "Only records open the sealed segment",
+            {f"{room}/peeking.py": "from qlib_llm_alpha.evaluation.sealed import open_sealed\n"},
+        )
+        for room in ("mining", "library", "agents", "gating", "model", "guard", "strategy", "data")
+    },
+    "what a miner uses opens the sealed segment inside a function": (
         "Only records open the sealed segment",
-        {"model/peeking.py": "from qlib_llm_alpha.evaluation.sealed import open_sealed\n"},
+        {"evaluation/statistics.py": "def late() -> None:\n    import qlib_llm_alpha.evaluation.sealed\n"},
     ),
     "one agent imports another": (
         "Agents do not import each other across features",

@@ -15,6 +15,7 @@ import pytest
 from qlib.cli.run import render_template
 from ruamel.yaml import YAML
 
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from tests.support.provider import END, SEGMENTS, SMALL_MODEL, START, TEST, TRAIN
 from tests.support.tasks import changed
 
@@ -85,7 +86,18 @@ def test_the_main_job_ends_well_and_again_with_the_same_numbers(small_provider: 
     assert artifacts.is_relative_to(folder / "mlartifacts")
     for name in ("gate/weights.png", "gate/weights.parquet", "factor_set/factor_set.json", "pred.pkl", "params.pkl"):
         assert (artifacts / name).stat().st_size > 0
-    assert {path.name for path in folder.iterdir()} == {"workflow.yaml", "mlflow.db", "mlflow.db.lock", "mlartifacts"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("workflow.yaml", "mlflow.db", "mlflow.db.lock", "mlartifacts", "ledger")
+    }
+    for name in ("evidence/evidence.md", "evidence/trials.parquet", "leakage/leakage.md"):
+        assert (artifacts / name).stat().st_size > 0
+    assert run.data.tags["leakage"] == "clean"
+    assert "openings of sealed 1;" in run.data.tags["evidence"]
+    assert run.data.tags["evidence"] in run.data.tags["mlflow.note.content"]
+    assert "qlib.evidence - [tracking.py" in first.stdout + first.stderr
+    ledger = TrialLedger(folder / "ledger")
+    trials = ledger.count()
+    assert trials == metrics["factor_set.factors"] == metrics["evidence/trials"]
 
     second = qrun(workflow, folder)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -93,6 +105,16 @@ def test_the_main_job_ends_well_and_again_with_the_same_numbers(small_provider: 
     assert again.info.status == "FINISHED"
     # Qlib adds up a portfolio in the order of a set, which differs between processes.
     assert again.data.metrics == pytest.approx(metrics, rel=1e-9, abs=1e-12)
+    assert "openings of sealed 1 (the same configuration again)" in again.data.tags["evidence"]
+    assert ledger.count() == trials
+    assert len(ledger.openings()) == 2
+    assert ledger.verify() == []
+
+    other = qrun(changed(workflow, "task.model.kwargs.gate", "static"), folder)
+    assert other.returncode != 0
+    assert "were opened by configuration" in other.stdout + other.stderr
+    assert "expert " not in other.stdout + other.stderr, "no model was fitted"
+    assert len(ledger.openings()) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,211 @@
+"""What runs through Qlib's trainer may open, what is logged of it, and the line that they end with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from qlib.model.trainer import begin_task_train, end_task_train
+from qlib.workflow import QlibRecorder, R
+from qlib.workflow.expm import MLflowExpManager
+from qlib.workflow.record_temp import SigAnaRecord, SignalRecord
+
+from qlib_llm_alpha.errors import ChainError, ConfigError, WallError
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
+from qlib_llm_alpha.model.gated import GatedModel
+from qlib_llm_alpha.record.gate_record import GateRecord
+from qlib_llm_alpha.record.tracking import VerifiedExpManager
+from tests.record.small_runs import (
+    EVIDENCE,
+    SIGNAL,
+    SIGNAL_ANALYSIS,
+    UNKNOWN,
+    OneFactorModel,
+    Runner,
+    small_task,
+)
+from tests.support.provider import TEST, TRAIN, small_dataset
+from tests.support.tasks import changed
+
+SEGMENTS = "dataset.kwargs.segments"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> TrialLedger:
+    return TrialLedger(tmp_path / "ledger")
+
+
+def kinds(ledger: TrialLedger) -> list[str]:
+    return [row.kind for row in ledger.chain.rows()]
+
+
+def test_an_opening_is_logged_with_its_run_and_the_line_names_it(run: Runner, ledger: TrialLedger) -> None:
+    made = run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+    (row,) = ledger.openings()
+    assert row.body["run"] == made.info.run_id
+    assert (row.body["key"]["start"], row.body["key"]["end"]) == TEST
+    assert row.body["key"]["market"].startswith("embedded planted, seed 7")
+    assert row.body["key"]["factor_set"].startswith("starter ")
+    line = made.data.tags["evidence"]
+    assert line in made.data.tags["mlflow.note.content"]
+    assert "openings of sealed 1;" in line
+    assert f"configuration {row.body['key']['configuration'][:10]}" in line
+    assert f"data {row.body['key']['data'][:10]}" in line
+    assert f"ledger 1:{ledger.head().hash[:10]}" in line
+    assert "trials 0" in line, "nobody counted them without EvidenceRecord, and the line says so"
+    assert "costs none; seeds model.seed 3;" in line
+    assert made.data.metrics["evidence/openings of sealed"] == 1
+
+
+def test_a_second_configuration_is_refused_before_anything_is_loaded(run: Runner, ledger: TrialLedger) -> None:
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+    with pytest.raises(WallError) as told:
+        run(small_task(SIGNAL, SIGNAL_ANALYSIS, factor="rsi", fails="fit"))
+    for word in (f"{TEST[0]} to {TEST[1]}", "were opened by configuration", "study: {name: NAME", "force: REASON"):
+        assert word in str(told.value)
+    refused = run.last  # type: ignore[attr-defined]
+    assert refused.info.status == "FAILED"
+    assert refused.data.metrics == {}
+    assert len(ledger.openings()) == 1
+
+
+def test_the_same_configuration_runs_again_and_again(run: Runner, ledger: TrialLedger) -> None:
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+    again = run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+    assert "openings of sealed 1 (the same configuration again)" in again.data.tags["evidence"]
+    assert [row.body["repeated"] for row in ledger.openings()] == [False, True]
+    assert ledger.verify() == []
+
+
+def test_what_is_forced_is_logged_and_shown_now_and_later(run: Runner, ledger: TrialLedger) -> None:
+    first, second = small_task(SIGNAL, SIGNAL_ANALYSIS), small_task(SIGNAL, SIGNAL_ANALYSIS, EVIDENCE, factor="rsi")
+    run(first)
+    forced = run(second, force="a referee asked for it")
+    assert "openings of sealed 2 (SPENT, forced now: a referee asked for it)" in forced.data.tags["evidence"]
+    assert forced.data.metrics["evidence/sealed is spent"] == 1
+    page = mlflow.artifacts.load_text(f"{forced.info.artifact_uri}/evidence/evidence.md")
+    assert "**The sealed dates of this run are SPENT.**" in page
+    later = run(first)
+    assert "openings of sealed 2 (the same configuration again, SPENT)" in later.data.tags["evidence"]
+    assert [row.body["forced"] for row in ledger.openings()] == ["", "a referee asked for it", ""]
+
+
+def test_a_reason_that_was_not_needed_spends_nothing(run: Runner) -> None:
+    made = run(small_task(SIGNAL, SIGNAL_ANALYSIS), force="in case")
+    assert "SPENT" not in made.data.tags["evidence"]
+
+
+def test_a_study_opens_as_often_as_it_declared(run: Runner, ledger: TrialLedger) -> None:
+    study = {"name": "two factors", "cells": 2}
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS), study=study)
+    second = run(small_task(SIGNAL, SIGNAL_ANALYSIS, factor="rsi"), study=study)
+    assert "openings of sealed 2 (study 'two factors' of 2 cells)" in second.data.tags["evidence"]
+    with pytest.raises(WallError, match="the 2 cells of study 'two factors' are used up"):
+        run(small_task(SIGNAL, SIGNAL_ANALYSIS, factor="z_score"), study=study)
+    with pytest.raises(WallError, match="expected 2, which its first opening declared"):
+        run(small_task(SIGNAL, SIGNAL_ANALYSIS, factor="z_score"), study={**study, "cells": 3})
+
+
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+def test_a_run_that_fails_before_its_records_has_opened_nothing(stage: str, run: Runner, ledger: TrialLedger) -> None:
+    with pytest.raises(ArithmeticError, match=stage):
+        run(small_task(SIGNAL, SIGNAL_ANALYSIS, fails=stage))
+    failed = run.last  # type: ignore[attr-defined]
+    assert ledger.openings() == []
+    assert "openings of sealed 0;" in failed.data.tags["evidence"]
+    assert failed.data.metrics == {}
+
+
+def test_predictions_alone_open_nothing(run: Runner, ledger: TrialLedger) -> None:
+    for factor in ("ema_reversion", "rsi"):
+        made = run(small_task(SIGNAL, factor=factor))
+        assert "openings of sealed 0;" in made.data.tags["evidence"]
+    assert kinds(ledger) == []
+
+
+def test_without_a_test_segment_nothing_is_opened(run: Runner, ledger: TrialLedger) -> None:
+    made = run(changed(small_task(EVIDENCE), SEGMENTS, {"train": list(TRAIN)}))
+    assert "openings of sealed 0;" in made.data.tags["evidence"]
+    assert ledger.openings() == []
+
+
+def test_a_record_that_nobody_knows_counts_as_an_opening(run: Runner, ledger: TrialLedger) -> None:
+    run(small_task(UNKNOWN))
+    assert len(ledger.openings()) == 1
+    with pytest.raises(WallError):
+        run(small_task(UNKNOWN, factor="rsi"))
+
+
+def test_training_in_two_steps_opens_once(run: Runner, ledger: TrialLedger) -> None:
+    def in_two_steps(task: dict[str, Any], name: str) -> None:
+        end_task_train(begin_task_train(task, name), name)
+
+    made = run(small_task(SIGNAL, SIGNAL_ANALYSIS), train=in_two_steps)
+    (row,) = ledger.openings()
+    assert row.body["run"] == made.info.run_id
+    assert "openings of sealed 1;" in made.data.tags["evidence"]
+
+
+def test_a_damaged_ledger_stops_a_run_that_would_open(run: Runner, ledger: TrialLedger) -> None:
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+    log = ledger.chain.path
+    log.write_bytes(log.read_bytes().replace(b"starter", b"Starter"))
+    with pytest.raises(ChainError, match="row 0"):
+        run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+
+
+def test_the_ledger_lies_where_it_is_told_to(run: Runner, tmp_path: Path) -> None:
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS), ledger="kept/elsewhere")
+    assert len(TrialLedger(tmp_path / "kept" / "elsewhere").openings()) == 1
+    assert not (tmp_path / "ledger").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"study": {"name": "x"}}, "expected {name: NAME, cells: NUMBER}"),
+        ({"study": "x"}, "expected {name: NAME, cells: NUMBER}"),
+        ({"study": {"name": " ", "cells": 2}}, "expected {name: NAME, cells: NUMBER}"),
+        ({"study": {"name": "x", "cells": 0}}, "has 0 cells"),
+        ({"study": {"name": "x", "cells": True}}, "has True cells"),
+        ({"force": True}, "force is True; expected a reason in words"),
+        ({"ledger": ""}, "ledger is ''; expected a folder"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], said: str, run: Runner) -> None:
+    with pytest.raises(ConfigError, match=said):
+        VerifiedExpManager("sqlite:///mlflow.db", **settings)
+
+
+def test_a_run_made_by_hand_is_keyed_by_its_predictions(run: Runner, ledger: TrialLedger) -> None:
+    dataset = small_dataset()
+
+    def by_hand(factor: str) -> None:
+        with R.start(experiment_name="runs"):
+            recorder = R.get_recorder()
+            SignalRecord(model=OneFactorModel(factor), dataset=dataset, recorder=recorder).generate()
+            SigAnaRecord(recorder=recorder).generate()
+
+    run({}, train=lambda *_: by_hand("rsi"))
+    (row,) = ledger.openings()
+    assert row.body["key"]["configuration"].startswith("predictions ")
+    assert (row.body["key"]["start"], row.body["key"]["end"]) == TEST
+    run({}, train=lambda *_: by_hand("rsi"))
+    with pytest.raises(WallError):
+        run({}, train=lambda *_: by_hand("z_score"))
+
+
+def test_under_qlibs_own_manager_our_record_logs_its_opening(
+    run: Runner, ledger: TrialLedger, tmp_path: Path, model_small: GatedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = small_dataset()
+    manager = MLflowExpManager(f"sqlite:///{tmp_path / 'mlflow.db'}", "runs")
+    monkeypatch.setattr(R, "_provider", QlibRecorder(manager))
+    with R.start(experiment_name="stock"):
+        recorder = R.get_recorder()
+        SignalRecord(model=model_small, dataset=dataset, recorder=recorder).generate()
+        GateRecord(recorder=recorder, model=model_small, dataset=dataset).generate()
+    (row,) = ledger.openings()
+    assert row.body["run"] == recorder.id
