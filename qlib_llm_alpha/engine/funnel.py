@@ -105,7 +105,7 @@ class Screened:
     alike : array, (P,) or None
         Mean daily correlation with the members of the pool, in its order; None without a pool.
     null_t : array, (S,) or None
-        Plain t of the mean daily IC against each null label (:class:`Summary`); None without one.
+        Plain t of the mean daily rank IC against each null label (:class:`Summary`); None without one.
     """
 
     candidate: Expression | str
@@ -166,7 +166,7 @@ def screen(
     pool : Pool, optional
         Accepted candidates, made of :class:`UnitRows` over all days of this panel and the label's universe.
     null_labels : sequence of PreparedLabel, optional
-        Labels that nothing can forecast, such as the true one moved in time; those scored get the t of their IC
+        Labels that nothing can forecast, such as the true one moved in time; those scored get the t of their rank IC
         against each, which costs little while the values are at hand.
     keep : callable, optional
         Says of daily scores (IC, names, coverage) whether the dear measures are worth taking; default all that have an
@@ -277,10 +277,14 @@ class _Batch:
     def _null_t(self, columns: list[Floats]) -> Array | None:
         if not self.null_labels:
             return None
-        t = np.empty((len(columns), len(self.null_labels)))
-        for at, label in enumerate(self.null_labels):
-            daily = score_columns(columns, label, measures="ic", threads=self.threads, rows=self.rows)
-            t[:, at] = [Summary.of(one.ic).t for one in daily]
+        days = self.rows or slice(None)
+        labels = [label.unit_ranks() for label in self.null_labels]
+        t = np.empty((len(columns), len(labels)))
+        for place, column in enumerate(columns):
+            ranks, known = PreparedLabel.of(column, self.label.universe).unit_ranks()
+            for at, (label, labelled) in enumerate(labels):
+                daily = np.einsum("tn,tn->t", ranks[days], label[days], dtype=np.float64)
+                t[place, at] = Summary.of(np.where((known & labelled)[days], daily, np.nan)).t
         return t
 
     def _alike(self, columns: list[Floats]) -> Array | None:

@@ -155,6 +155,18 @@ class PreparedLabel:
             words[begin:end], count[begin:end] = block.known, block.count
         return cls(values, ranks, words, count, universe)
 
+    def unit_ranks(self, *, min_names: int = MIN_NAMES) -> tuple[Floats, Mask]:
+        """Return ranks centred and scaled to length 1, (T, N) float32, and which days have enough names that differ.
+
+        The product of two such rows is Spearman's correlation where both sides have the same names, and near it where
+        they miss different ones. 0 where there is no value.
+        """
+        there = self.ranks != 0
+        centred = np.where(there, self.ranks - (self.count + 1)[:, None], 0).astype(np.float32)
+        length = np.sqrt(np.einsum("tn,tn->t", centred, centred))
+        known = (self.count >= min_names) & (length > 0)
+        return np.divide(centred, length[:, None], out=np.zeros_like(centred), where=known[:, None]), known
+
 
 @dataclass(frozen=True, eq=False)
 class DailyScores:

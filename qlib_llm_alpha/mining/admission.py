@@ -185,7 +185,8 @@ def admit(
     library : iterable of Expression
         Factors that are there already; nothing that repeats or resembles them is admitted.
     null_labels : sequence of PreparedLabel
-        Labels that cannot be forecast (``evaluation.nulls``); each judged candidate gets the t of its IC against them.
+        Labels that cannot be forecast (``evaluation.nulls``); each judged candidate gets the t of its rank IC against
+        them.
     seed : int
         Of the test against chance and of the experiments.
     threads : int

@@ -72,7 +72,8 @@ class Session:
     days : array, (T,) datetime64[D]
         Of the daily series: days of the window whose label is known inside it.
     shifted : Credit or None
-        The largest ``|t|`` of a mean IC in the family over what the same family reaches against labels moved in time.
+        The largest plain ``|t|`` of a mean rank IC in the family over what the same family reaches against labels moved
+        in time.
     random : Credit or None
         The largest ``|t|`` of the family over that of as many random formulas, where those were asked for.
     pbo : float
@@ -361,8 +362,8 @@ def _credit_over_shifts(found: Admission) -> Credit | None:
         return None
     nulls = np.vstack([one.null_t for one in judged if one.null_t is not None])
     best = np.nanmax(np.abs(nulls), axis=0)
-    observed = float(np.nanmax(np.abs([Summary.of(one.daily.ic).t for one in judged if one.daily is not None])))
-    return credited(observed, best, name="largest |t| of a mean IC", null_name="labels moved in time")
+    observed = float(np.nanmax(np.abs([Summary.of(one.rank_ic_series).t for one in judged])))
+    return credited(observed, best, name="largest plain |t| of a mean rank IC", null_name="labels moved in time")
 
 
 def _of_family(found: Admission) -> list[Judged]:

@@ -157,3 +157,21 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         screen(GOOD, PANEL, LABEL, batch=0)
     with pytest.raises(PanelError, match="prepare the label on this panel"):
         screen(GOOD, market(days=80), prepare_label(LABEL, PANEL))
+
+
+def test_null_labels_get_the_t_of_the_rank_ic_against_them() -> None:
+    rng = np.random.default_rng(11)
+    days, names = 80, 40
+    close = np.exp(np.cumsum(rng.normal(0, 0.02, (days, names)), axis=0)).astype(np.float32)
+    close[rng.random(close.shape) < 0.05] = np.nan
+    panel = TiledPanel.from_arrays(
+        np.datetime64("2020-01-01", "D") + np.arange(days), [f"S{n}" for n in range(names)], {"$close": close}
+    )
+    label = prepare_label(parse("Ref($close,-2)/Ref($close,-1)-1", allow_future=True), panel)
+    rows = slice(10, 70)
+    found = screen([parse("$close/Ref($close,3)")], panel, label, null_labels=[label, label], rows=rows)[0]
+    assert found.null_t is not None
+    assert found.null_t.shape == (2,)
+    # Where both sides lack different names the product of unit ranks is near the joint rank correlation, not equal.
+    assert found.null_t == pytest.approx([found.rank_ic.t] * 2, abs=0.25)
+    assert screen([parse("$close/Ref($close,3)")], panel, label, rows=rows)[0].null_t is None
