@@ -16,11 +16,14 @@ from qlib.backtest import backtest
 from qlib_llm_alpha.data.embedded.simulate import simulate
 from qlib_llm_alpha.data.embedded.write import write_market
 from qlib_llm_alpha.data.market_state import load_market_context
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
+from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.gating.gates import SoftmaxGate
 from qlib_llm_alpha.gating.mixture import GATES
 from qlib_llm_alpha.library.factor_set import FactorSet, load_factor_set
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.strategy.gated import GatedTopkStrategy
+from qlib_llm_alpha.wiring import mine_factors
 from tests.support.poison import poisoned
 from tests.support.provider import (
     BENCHMARK,
@@ -30,6 +33,7 @@ from tests.support.provider import (
     SMALL_MODEL,
     START,
     TEST,
+    TRAIN,
     VALID,
     open_provider,
     small_dataset,
@@ -38,7 +42,9 @@ from tests.support.provider import (
 
 # The first lies inside test. The second is the day on which the last label used in fitting becomes known.
 INSIDE_TEST, END_OF_FITTING = "2021-03-31", VALID[1]
+END_OF_SEARCH = TRAIN[1]
 CLEAN = "clean"
+LABEL = "Ref($close,-2)/Ref($close,-1)-1"
 
 
 class RecordingStrategy(GatedTopkStrategy):
@@ -137,9 +143,60 @@ def trade(model: GatedModel, scores: pd.DataFrame) -> tuple[pd.DataFrame, pd.Dat
     return orders, portfolio["1day"][0]
 
 
+@dataclass(frozen=True)
+class Mined:
+    """What a mining session left behind: its files, and the rows of the ledger without what names the provider."""
+
+    folder: Path
+    files: dict[str, bytes]
+    ledger: list[tuple[str, dict[str, Any]]]
+
+
+def mined(provider: Path, out: Path) -> Mined:
+    """Mine on search as the command does, with an alpha that lets something in where nothing is to be found."""
+    book = out / "ledger"
+    mine_factors(
+        provider,
+        "csi300",
+        start=TRAIN[0],
+        end=TRAIN[1],
+        out=out / "session",
+        ledger=book,
+        tune=VALID,
+        trials=60,
+        label=LABEL,
+        alpha=0.99,
+        seed=3,
+    )
+    names = ("library.yaml", "verdicts.parquet", "series.parquet", "report.md")
+    rows = [(row.kind, {**row.body, "data": ""}) for row in TrialLedger(book).chain.rows()]
+    return Mined(out / "session", {name: (out / "session" / name).read_bytes() for name in names}, rows)
+
+
 @pytest.fixture(scope="module")
-def mixed_set(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return bars, shares and accounts in one small set, so that every poisoned file is read."""
+def libraries(markets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Mined]:
+    @cache
+    def library(market: str) -> Mined:
+        return mined(markets[market], tmp_path_factory.mktemp("mined"))
+
+    return library
+
+
+@pytest.fixture(scope="module")
+def mixed_sets(libraries: Callable[[str], Mined], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Return, for a market, bars, shares, accounts and what was mined on it: every poisoned file is read."""
+
+    @cache
+    def mixed(market: str) -> str:
+        path = tmp_path_factory.mktemp("set") / "mixed.yaml"
+        found = load_factor_set(str(libraries(market).folder / "library.yaml"))
+        FactorSet("mixed", (*_chosen_factors(), *found.factors[:4]), "strict").save(path)
+        return str(path)
+
+    return mixed
+
+
+def _chosen_factors() -> tuple[Factor, ...]:
     starter = load_factor_set("starter")
     reported = [
         factor
@@ -147,28 +204,27 @@ def mixed_set(tmp_path_factory: pytest.TempPathFactory) -> str:
         if any(name.startswith("$$") for name in factor.expression.fields) and factor.name not in starter.names
     ]
     assert len(reported) > 4
-    path = tmp_path_factory.mktemp("set") / "mixed.yaml"
-    FactorSet("mixed", starter.factors + tuple(reported[:4]), "strict").save(path)
-    return str(path)
+    return starter.factors + tuple(reported[:4])
 
 
 @pytest.fixture(scope="module")
 def markets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("markets")
     market = simulate("planted", INSTRUMENTS, START, END, SEED)
-    folders = {CLEAN: root / "clean", INSIDE_TEST: root / "inside", END_OF_FITTING: root / "end"}
+    folders = {CLEAN: root / "clean"}
+    folders |= {day: root / day for day in (END_OF_SEARCH, END_OF_FITTING, INSIDE_TEST)}
     write_market(market, folders[CLEAN])
-    for day in (INSIDE_TEST, END_OF_FITTING):
+    for day in (END_OF_SEARCH, END_OF_FITTING, INSIDE_TEST):
         write_market(poisoned(market, day), folders[day])
     return folders
 
 
 @pytest.fixture(scope="module")
-def chains(markets: dict[str, Path], mixed_set: str) -> Callable[[str, bool], Chain]:
+def chains(markets: dict[str, Path], mixed_sets: Callable[[str], str]) -> Callable[[str, bool], Chain]:
     @cache
     def chain(market: str, whole: bool) -> Chain:
         if whole:
-            return run_chain(markets[market], mixed_set, GATES)
+            return run_chain(markets[market], mixed_sets(market), GATES)
         return run_chain(markets[market], "starter", ("softmax",))
 
     return chain
@@ -186,6 +242,22 @@ def pair(request: pytest.FixtureRequest, chains: Callable[[str, bool], Chain]) -
     """Return the day, the chain on the clean market and the one on the market that differs after the day."""
     day, whole = request.param
     return day, chains(CLEAN, whole), chains(day, whole)
+
+
+@pytest.mark.parametrize("day", [END_OF_FITTING, INSIDE_TEST])
+def test_the_mined_library_and_its_ledger_do_not_change_by_a_byte(day: str, libraries: Callable[[str], Mined]) -> None:
+    clean, other = libraries(CLEAN), libraries(day)
+    assert other.files == clean.files
+    assert other.ledger == clean.ledger
+    assert len(load_factor_set(str(clean.folder / "library.yaml")).factors) >= 2
+    assert {kind for kind, _ in clean.ledger} == {"trial", "tune_read"}
+
+
+def test_what_search_alone_decides_does_not_change_when_tune_is_another(libraries: Callable[[str], Mined]) -> None:
+    """The report tells how the admitted did on tune, and nothing but the report may differ."""
+    clean, other = libraries(CLEAN), libraries(END_OF_SEARCH)
+    assert {name for name in clean.files if other.files[name] != clean.files[name]} == {"report.md"}
+    assert other.ledger == clean.ledger
 
 
 def test_the_poison_works_everything_after_the_day_differs(pair: tuple[str, Chain, Chain]) -> None:
