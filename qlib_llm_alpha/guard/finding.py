@@ -96,10 +96,11 @@ class GuardReport:
         """The verdict in one line."""
         counts = {verdict: sum(f.verdict == verdict for f in self.findings) for verdict in ("clean", "not applicable")}
         rest = f"{counts['clean']} clean, {counts['not applicable']} not applicable"
+        asked = counted(len(self.findings), "guard")
         if self.leaks:
             names = ", ".join(finding.guard for finding in self.leaks)
-            return f"{self.subject}: LEAK found by {len(self.leaks)} of {len(self.findings)} guards ({names}); {rest}"
-        return f"{self.subject}: no leak found by {len(self.findings)} guards; {rest}"
+            return f"{self.subject}: LEAK found by {len(self.leaks)} of {asked} ({names}); {rest}"
+        return f"{self.subject}: no leak found by {asked}; {rest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -129,6 +130,11 @@ class GuardReport:
         if self.leaks:
             found = "\n".join(f"  {finding.guard} ({finding.subject}): {finding.detail}" for finding in self.leaks)
             raise LeakError(f"{self.sentence}\n{found}")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 day", "2 days"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def chosen_guards(guards: Sequence[str] | None, *, with_model: bool) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qlib_llm_alpha.guard.finding import counted
+
 _SHOWN: Final = 5
 
 
@@ -40,11 +42,11 @@ class Difference:
         """Say it in words; `one` and `other` say what the two frames are, such as "as it is"."""
         place = f"{self.instrument} on {self.day}"
         if not self.columns:
-            return f"{self.cells} rows differ, first {place}: {self.one} {one}, {self.other} {other}"
+            return f"{counted(self.cells, 'row')} not the same, first {place}: {self.one} {one}, {self.other} {other}"
         names = ", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else "")
         return (
-            f"{self.cells} values in {len(self.columns)} columns differ ({names}), first {self.column} of {place}: "
-            f"{_number(self.one)} {one}, {_number(self.other)} {other}"
+            f"{counted(self.cells, 'value')} in {counted(len(self.columns), 'column')} not the same ({names}), "
+            f"first {self.column} of {place}: {_number(self.one)} {one}, {_number(self.other)} {other}"
         )
 
     def evidence(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from qlib_llm_alpha.guard.finding import Finding
+from qlib_llm_alpha.guard.finding import Finding, counted
 from qlib_llm_alpha.guard.frames import Difference, first_change, first_difference
 from qlib_llm_alpha.guard.fresh_process import Built
 from qlib_llm_alpha.guard.subject import Builds
@@ -214,7 +214,7 @@ def _without_dates(guard: str, builds: Builds) -> Finding:
 
 def _size(built: Built) -> str:
     frame = built.features()
-    return f"{frame.shape[1]} columns, {len(frame)} rows"
+    return f"{counted(frame.shape[1], 'column')}, {counted(len(frame), 'row')}"
 
 
 def _listed(days: Sequence[pd.Timestamp]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 from qlib.utils import get_callable_kwargs
 
-from qlib_llm_alpha.guard.finding import Finding
+from qlib_llm_alpha.guard.finding import Finding, counted
 from qlib_llm_alpha.guard.frames import first_change
 from qlib_llm_alpha.guard.fresh_process import Built
 from qlib_llm_alpha.guard.segments import declared_ends
@@ -38,23 +38,25 @@ def check_label_reach(builds: Builds) -> Finding:
     reach = label_reach(builds)
     if reach is None:
         return _not_applicable(subject.name, "no label changes when the days after train are replaced")
+    distance = counted(reach, "trading day")
     found: dict[str, dict[str, Any]] = {
         name: late
         for name in ("train", "valid")
         if name in clean.segments and (late := _late_labels(builds, clean, name, reach))
     }
     evidence: dict[str, Any] = {"horizon": reach, "model": str(subject.model.get("class")), "late": found}
-    counted = " and ".join(
-        f"{late['labels']} labels of {name} on {late['days']} days (from {late['first']}) read bars of {late['next']}"
+    told = " and ".join(
+        f"{counted(late['labels'], 'label')} of {name} on {counted(late['days'], 'day')} (from {late['first']}) "
+        f"read bars of {late['next']}"
         for name, late in found.items()
     )
     if not found:
-        detail = f"a label is known {reach} trading days after its date; none of train or valid reads the next segment"
+        detail = f"a label is known {distance} after its date; none of train or valid reads the next segment"
         return Finding(_NAME, subject.name, "clean", detail, evidence)
     if purges_labels(subject.model):
-        detail = f"{counted}, and {subject.model.get('class')} leaves them out by itself"
+        detail = f"{told}, and {subject.model.get('class')} leaves them out by itself"
         return Finding(_NAME, subject.name, "clean", detail, evidence)
-    detail = f"{counted}, known {reach} trading days after their date; end each segment {reach} trading days earlier"
+    detail = f"{told}, known {distance} after their date; end each segment {distance} earlier"
     return Finding(_NAME, subject.name, "leak", detail, evidence)
 
 

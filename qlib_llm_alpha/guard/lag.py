@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from qlib_llm_alpha.guard.finding import Finding
+from qlib_llm_alpha.guard.finding import Finding, counted
 from qlib_llm_alpha.guard.subject import Builds
 
 Array = NDArray[np.float64]
@@ -64,14 +64,15 @@ def check_lag(builds: Builds) -> Finding:
     }
     if largest <= bound:
         detail = (
-            f"{len(z)} columns against the returns of 1 to {LAGS[-1]} days later and the label: largest |z| "
+            f"{counted(len(z), 'column')} against the returns of 1 to {LAGS[-1]} days later and the label: largest |z| "
             f"{largest:.1f} ({column}), bound {bound:.1f}"
         )
         return Finding("lag", name, "clean", detail, evidence)
-    against = key if key.startswith("label") else f"the return that ends {int(key)} trading days later"
+    against = key if key.startswith("label") else f"the return that ends {counted(int(key), 'trading day')} later"
     detail = (
         f"{column} knows {against}: |z| {largest:.1f} on independent returns, bound {bound:.1f} over {tests} tests; "
-        f"{len(evidence['columns'])} columns are beyond it; look for the label, or a return dated too early, in it"
+        f"{counted(len(evidence['columns']), 'column')} beyond it; "
+        "look for the label, or a return dated too early, in it"
     )
     return Finding("lag", name, "leak", detail, evidence)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -37,6 +37,7 @@ Line: TypeAlias = NDArray[np.float32]
 DAILY: Final = ".day.bin"
 _PRICES: Final = ("open", "high", "low", "close", "vwap")
 _BARS: Final = (*_PRICES, "volume", "amount", "change")
+_GAPS: Final = 0.1  # share of the new days without a bar
 _DEVIATION: Final = 0.02  # of a day's independent return
 _CACHES: Final = ("features_cache", "dataset_cache", "calendars_cache")
 
@@ -61,12 +62,15 @@ def write_poisoned(source: Path, out: Path, after: np.datetime64, seed: int = 0)
     cut = int(np.searchsorted(days, after, side="right"))
     _copy_rest(source, out)
     write_calendar(out, list(days))
-    leaves = _leaving_days(source, days, cut, seed)
+    traded = {code.lower() for market in _markets(source) for code, _, _ in read_instruments(source, market)}
+    leaves = _leaving_days(sorted(traded), days, cut, seed)
     for code, fields in _instruments(source):
         rng = _generator(seed, code)
         end = int(np.searchsorted(days, leaves[code], side="right")) if code in leaves else len(days)
         lines = {field: read_feature(source, code, field) for field in fields}
-        for field, (start, values) in _other_lines(lines, cut, end, rng).items():
+        # An index, which is in no market, has a bar on every day.
+        gaps = _GAPS if code in traded else 0.0
+        for field, (start, values) in _other_lines(lines, cut, end, gaps, rng).items():
             write_feature(out, code, field, start, values)
     for market in _markets(source):
         spans = [_other_span(span, after, leaves) for span in read_instruments(source, market)]
@@ -130,8 +134,9 @@ def write_independent(source: Path, out: Path, seed: int = 0) -> tuple[list[str]
     write_calendar(out, list(days))
     for market in _markets(source):
         write_instruments(out, market, read_instruments(source, market))
-    for code, name, records in _reported(source):
-        write_period_records(out, code, name, *records)
+    if (source / "financial").is_dir():
+        # Reports stay as they are, and nobody writes them: thousands of small files need not be copied.
+        (out / "financial").symlink_to((source / "financial").absolute(), target_is_directory=True)
     codes: list[str] = []
     columns: list[NDArray[np.float64]] = []
     for code, fields in _instruments(source):
@@ -226,19 +231,18 @@ def _link_or_copy(source: Path, out: Path) -> None:
         shutil.copyfile(source, out)
 
 
-def _leaving_days(source: Path, days: NDArray[np.datetime64], cut: int, seed: int) -> dict[str, np.datetime64]:
+def _leaving_days(codes: Sequence[str], days: NDArray[np.datetime64], cut: int, seed: int) -> dict[str, np.datetime64]:
     """Draw the names that leave after the day, each with its last day."""
     if cut in (0, len(days)):
         return {}
     found: dict[str, np.datetime64] = {}
-    codes = {code for market in _markets(source) for code, _, _ in read_instruments(source, market)}
-    for code in sorted(codes):
+    for code in codes:
         rng = _generator(seed + 1, code)
         chance = rng.random()
         if chance < 0.15:
-            found[code.lower()] = days[cut - 1]
+            found[code] = days[cut - 1]
         elif chance < 0.35:
-            found[code.lower()] = days[int(rng.integers(cut, len(days)))]
+            found[code] = days[int(rng.integers(cut, len(days)))]
     return found
 
 
@@ -251,11 +255,11 @@ def _other_span(span: Span, after: np.datetime64, leaves: dict[str, np.datetime6
 
 
 def _other_lines(
-    lines: dict[str, tuple[int, Line]], cut: int, end: int, rng: np.random.Generator
+    lines: dict[str, tuple[int, Line]], cut: int, end: int, gaps: float, rng: np.random.Generator
 ) -> dict[str, tuple[int, Line]]:
     """Replace what comes from the position `cut` on; from `end` on there is nothing more."""
     total = max((start + len(values) for start, values in lines.values()), default=0)
-    bars = _other_bars(max(total - cut, 0), lines, cut, rng)
+    bars = _other_bars(max(total - cut, 0), lines, cut, gaps, rng)
     found: dict[str, tuple[int, Line]] = {}
     for field, (start, values) in lines.items():
         kept = max(cut - start, 0)
@@ -274,20 +278,21 @@ def _other_lines(
 
 
 def _other_bars(
-    count: int, lines: dict[str, tuple[int, Line]], cut: int, rng: np.random.Generator
+    count: int, lines: dict[str, tuple[int, Line]], cut: int, gaps: float, rng: np.random.Generator
 ) -> dict[str, NDArray[np.float64]]:
     """Draw bars in order (low <= open, close, vwap <= high) that have nothing to do with those before."""
     low, width = rng.uniform(1, 500, count), rng.uniform(0.01, 50, count)
     bars = {name: low + rng.random(count) * width for name in ("open", "close", "vwap")}
     bars |= {"low": low, "high": low + width, "volume": rng.uniform(1e3, 1e8, count)}
     bars["amount"] = bars["volume"] * bars["vwap"]
-    missing = rng.random(count) < 0.1
+    missing = rng.random(count) < gaps
     bars = {name: np.where(missing, np.nan, values) for name, values in bars.items()}
     start, close = lines.get("close", (0, np.empty(0, dtype=np.float32)))
     before = close[max(cut - start - 1, 0)] if cut > start and cut - start <= len(close) else np.nan
     previous = np.concatenate([[before], bars["close"]])[:-1]
     bars["change"] = bars["close"] / previous - 1
-    bars["factor"] = np.where(missing, np.nan, rng.uniform(0.2, 5, count))
+    steps = np.cumsum(rng.random(count) < 0.005)
+    bars["factor"] = np.where(missing, np.nan, rng.uniform(0.2, 5, int(steps[-1]) + 1 if count else 1)[steps])
     return bars
 
 

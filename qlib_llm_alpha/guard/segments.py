@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from qlib_llm_alpha.guard.finding import Finding
+from qlib_llm_alpha.guard.finding import Finding, counted
 from qlib_llm_alpha.guard.fresh_process import Built
 
 _ORDER = ("train", "valid", "test")
@@ -81,10 +81,11 @@ def _own_fault(name: str, given: Any, days: pd.DatetimeIndex) -> str:
         return ""
     ends = declared_ends(given)
     if ends is None:
-        return f"segment {name!r} is {given!r}, not two dates, and holds {_span(days)} ({len(days)} days)"
+        return f"segment {name!r} is {given!r}, not two dates, and holds {_span(days)} ({counted(len(days), 'day')})"
     outside = days[(days < ends[0]) | (days > ends[1])]
     if len(outside):
-        return f"segment {name!r} {given!r} holds {len(outside)} days outside its dates, first {outside[0]:%Y-%m-%d}"
+        held = counted(len(outside), "day")
+        return f"segment {name!r} {given!r} holds {held} outside its dates, first {outside[0]:%Y-%m-%d}"
     return ""
 
 
@@ -93,7 +94,7 @@ def _shared_days(rows: Mapping[str, pd.DatetimeIndex]) -> list[str]:
     for one, other in combinations(rows, 2):
         shared = rows[one].intersection(rows[other])
         if len(shared):
-            faults.append(f"{one} and {other} share {len(shared)} days, {_span(shared)}")
+            faults.append(f"{one} and {other} share {counted(len(shared), 'day')}, {_span(shared)}")
     return faults
 
 

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Final
 
 LOG: Final = "log.txt"
-_SERVE: Final = "--serve"
 
 
 class WarmProcess:
     """One waiting process; it ends with this one."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "qlib_llm_alpha.guard.warm_process", _SERVE],
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "qlib_llm_alpha.guard.serving"],
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,43 +71,3 @@ def run_job(folder: Path) -> int:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-
-
-def _serve() -> None:
-    # Whatever an import prints must not be taken for an answer.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    import qlib.contrib.data.handler
-    import qlib.workflow  # noqa: F401
-
-    import qlib_llm_alpha.data.handler
-    import qlib_llm_alpha.data.provider  # noqa: F401
-    from qlib_llm_alpha.guard.child import main
-
-    for line in sys.stdin:
-        folder = Path(line.strip())
-        copy = os.fork()
-        if copy == 0:
-            answers.close()
-            _become(folder)
-            main(folder)
-            sys.stdout.flush()
-            # Not sys.exit: the loop that waits for jobs belongs to the process this is a copy of.
-            os._exit(0)
-        _, status = os.waitpid(copy, 0)
-        answers.write(f"{os.waitstatus_to_exitcode(status)}\n")
-        answers.flush()
-
-
-def _become(folder: Path) -> None:
-    """Turn the copy into the process of a job: its output goes to the log, its folder is the job's."""
-    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.chdir(folder / "work")
-
-
-if __name__ == "__main__" and _SERVE in sys.argv:
-    _serve()

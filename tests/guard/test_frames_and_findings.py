@@ -60,7 +60,7 @@ def test_a_row_that_is_gone_is_named() -> None:
         "there",
         "missing",
     )
-    assert "1 rows differ" in found.told("here", "there")
+    assert "1 row not the same" in found.told("here", "there")
 
 
 def report(verdict: str) -> GuardReport:
