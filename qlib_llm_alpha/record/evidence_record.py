@@ -59,11 +59,11 @@ Gaps: TypeAlias = list[Missing]
 class EvidenceRecord(RecordTemp):
     """Count what was tried, and state what the run's figures on test are worth after so many trials.
 
-    List it after ``PortAnaRecord`` and ``GateRecord``: it reads what they have saved and computes nothing of its own from
-    test. Every factor of the set becomes a trial of the ledger with its daily rank IC on search (train, purged), and
-    every look at valid is counted. Files, under ``evidence/``: ``evidence.md``, ``evidence.json``, ``trials.parquet``.
-    Metrics are named ``evidence/<figure>``. What cannot be stated, such as a comparison of columns without
-    ``GateRecord``, is named with the reason.
+    List it after ``PortAnaRecord`` and ``GateRecord``: it reads what they have saved, and computes nothing of its own
+    from test. Every factor of the set becomes a trial of the ledger with its daily rank IC on search (train, purged),
+    and every look at valid is counted. Files, under ``evidence/``: ``evidence.md``, ``evidence.json``,
+    ``trials.parquet``. Metrics are named ``evidence/<figure>``. What cannot be stated, such as a comparison of columns
+    without ``GateRecord``, is named with the reason.
 
     Parameters
     ----------

@@ -136,6 +136,15 @@ def opening_of(recorder: Recorder) -> Opening:
     return opening
 
 
+def logged_opening(ledger: TrialLedger, run: str) -> Opening | None:
+    """Return the last opening that a run has logged; None when it has logged none."""
+    rows = [row for row in ledger.openings() if row.body["run"] == run]
+    if not rows:
+        return None
+    said = {name: value for name, value in rows[-1].body.items() if name != "run"}
+    return Opening(**{**said, "key": OpeningKey(**said["key"])}, row=rows[-1].number)
+
+
 def rules_of(recorder: Recorder) -> OpeningRules:
     """Return the rules under which a recorder runs; the defaults for one of Qlib's own."""
     rules = getattr(recorder, "rules", None)

@@ -50,6 +50,7 @@ from qlib_llm_alpha.record.openings import (
     data_and_market,
     factor_set_name,
     key_of_task,
+    logged_opening,
     opening_of,
     opens_sealed,
     records_of,
@@ -111,10 +112,11 @@ class VerifiedRecorder(MLflowRecorder):
         self.resumed = mlflow_run is not None
 
     def start_run(self) -> Any:
-        """Start the run; one that is resumed keeps the task that it was started with."""
+        """Start the run; one that is resumed keeps the task, the opening and the description that it has."""
         run = super().start_run()
         task = saved_task(self) if self.resumed else None
         if task is not None:
+            self.opening = logged_opening(TrialLedger(self.rules.ledger), str(self.id))
             self._accept(task)
         return run
 
@@ -244,7 +246,7 @@ class VerifiedRecorder(MLflowRecorder):
             logger.error("The evidence line of run %s cannot be stated: %s", self.id, error)  # noqa: TRY400
             return [f"the evidence line: {error}"]
         evidence_logger.info("%s", line.sentence)
-        described = self.logged_tags.get(DESCRIPTION, "").partition(EVIDENCE_MARK)[0].rstrip()
+        described = self.client.get_run(self.id).data.tags.get(DESCRIPTION, "").partition(EVIDENCE_MARK)[0].rstrip()
         text = f"{described}\n\n{EVIDENCE_MARK}{line.sentence}".lstrip()
         self.set_tags(**{"evidence": line.sentence, DESCRIPTION: text})
         if finished:

@@ -148,6 +148,20 @@ def test_training_in_two_steps_opens_once(run: Runner, ledger: TrialLedger) -> N
     assert "openings of sealed 1;" in made.data.tags["evidence"]
 
 
+def test_a_run_that_is_resumed_later_keeps_its_opening_and_its_description(run: Runner, ledger: TrialLedger) -> None:
+    made = run(small_task(SIGNAL, SIGNAL_ANALYSIS))
+
+    def resume(*_: Any) -> None:
+        with R.start(experiment_name="runs", recorder_id=made.info.run_id, resume=True):
+            R.set_tags(seen="by a person")
+
+    again = run({}, train=resume)
+    assert again.info.run_id == made.info.run_id
+    assert again.data.tags["evidence"] == made.data.tags["evidence"]
+    assert again.data.tags["mlflow.note.content"] == made.data.tags["mlflow.note.content"]
+    assert len(ledger.openings()) == 1
+
+
 def test_a_damaged_ledger_stops_a_run_that_would_open(run: Runner, ledger: TrialLedger) -> None:
     run(small_task(SIGNAL, SIGNAL_ANALYSIS))
     log = ledger.chain.path

@@ -87,6 +87,7 @@ def test_a_class_that_does_not_exist_is_refused(path: str, value: Any, said: str
     ("segments", "said"),
     [
         ({"train": TRAIN, "valid": (TRAIN[1], VALID[1]), "test": TEST}, "'valid' begins on .* not after 'train'"),
+        ({"train": TRAIN, "valid": VALID, "confirm": VALID, "test": TEST}, "'confirm' begins on .* not after 'valid'"),
         ({"train": VALID, "valid": TRAIN, "test": TEST}, "'valid' begins on .* not after 'train'"),
         ({"train": TRAIN[::-1], "valid": VALID, "test": TEST}, "train"),
         ({"tran": TRAIN, "valid": VALID, "test": TEST}, r"\['tran'\] are unknown"),
@@ -339,6 +340,10 @@ OURS_IN_A_STOCK_TASK = gated_task()["dataset"]["kwargs"]["handler"]
         (f"{HANDLER}.kwargs.filter_pipe", [{"filter_type": "ExpressionDFilter", "rule_expression": "$close>1"}]),
         (f"{HANDLER}.kwargs.drop_raw", True),
         (SEGMENTS, {"train": TRAIN, "test": TEST}),
+        (
+            SEGMENTS,
+            {"train": TRAIN, "valid": (VALID[0], "2020-09-30"), "confirm": ("2020-10-09", VALID[1]), "test": TEST},
+        ),
         (SEGMENTS, {"train": [None, TRAIN[1]], "valid": VALID, "test": [TEST[0], None]}),
         (f"{STOCK_PORTFOLIO}.strategy", ENHANCED),
         (f"{STOCK_PORTFOLIO}.strategy.kwargs.model", "<MODEL>"),
