@@ -43,7 +43,7 @@ def test_a_users_test_fails_with_the_leak_and_passes_without(pytester: pytest.Py
     )
     result = pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, failed=1)
-    result.stdout.fnmatch_lines(["*LeakError: early: LEAK found by 1 of 1 guards (poison)*"])
+    result.stdout.fnmatch_lines(["*LeakError: early: LEAK found by 1 of 1 guard (poison)*"])
 
 
 def test_importing_the_plugin_imports_no_qlib() -> None:
