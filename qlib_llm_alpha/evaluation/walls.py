@@ -78,7 +78,8 @@ class Walls:
             if after.start <= before.end:
                 raise ConfigError(
                     f"segment {after.name!r} begins on {after.start}, not after {before.name!r} which ends on "
-                    f"{before.end}; expected train, valid, confirm, test in this order and no shared day; move the dates"
+                    f"{before.end}; expected train, valid, confirm, test in this order and no shared day; move the "
+                    "dates"
                 )
 
     @classmethod

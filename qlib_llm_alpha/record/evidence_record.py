@@ -98,8 +98,7 @@ class EvidenceRecord(RecordTemp):
         ledger = TrialLedger(rules_of(self.recorder).ledger)
         data, _ = data_and_market()
         missing: Gaps = []
-        trials = self._record_trials(ledger, walls, data, missing)
-        self._record_tune_reads(ledger, walls, data)
+        trials = self.count(missing)
         figures = self._confirm_figures(walls, missing)
         found, lacking = search_figures(
             ledger.series(data=data).to_numpy(np.float64),
@@ -108,6 +107,18 @@ class EvidenceRecord(RecordTemp):
         figures, missing = [*figures, *found], [*missing, *lacking]
         figures += self._sealed_figures(walls, effective_count(ledger, data), ledger.count(data=data), missing)
         self._save(self._line(ledger, data), figures, missing, trials)
+
+    def count(self, missing: Gaps | None = None) -> pd.DataFrame:
+        """Enter the run's trials and looks at valid in the ledger; return the trials, and say in `missing` what is not.
+
+        A run that ends before this record, because a leak was found, is counted all the same.
+        """
+        walls = Walls.from_segments(closed_segments(self.dataset.segments))
+        ledger = TrialLedger(rules_of(self.recorder).ledger)
+        data, _ = data_and_market()
+        trials = self._record_trials(ledger, walls, data, [] if missing is None else missing)
+        self._record_tune_reads(ledger, walls, data)
+        return trials
 
     def list(self) -> list[str]:
         """Name the files that are always written."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qlib.config import C
+from qlib.data.dataset import DatasetH
 from qlib.workflow.record_temp import RecordTemp
 from qlib.workflow.recorder import Recorder
 
@@ -15,6 +16,7 @@ from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.guard.finding import GUARDS
 from qlib_llm_alpha.guard.suite import run_guards
 from qlib_llm_alpha.record.artifacts import save_files
+from qlib_llm_alpha.record.evidence_record import EvidenceRecord
 from qlib_llm_alpha.record.openings import saved_task
 from qlib_llm_alpha.report.evidence_text import leakage_page
 
@@ -30,9 +32,10 @@ SETTINGS = (
 class LeakageRecord(RecordTemp):
     """Run the leak guards on the handler of the run, and refuse the run when one finds a leak.
 
-    Each guard builds the handler anew in processes and folders of its own. Files, under ``leakage/``: ``leakage.md``,
-    ``leakage.json``. The tag ``leakage`` is ``clean`` or ``leak``, the metric ``leakage/leaks`` their number. Nothing
-    is computed from the outcomes of test.
+    List it first: what leaks is then refused before test is opened, so that the mended configuration can still open it.
+    The trials of a refused run are counted. Each guard builds the handler anew in processes and folders of its own.
+    Files, under ``leakage/``: ``leakage.md``, ``leakage.json``. The tag ``leakage`` is ``clean`` or ``leak``, the metric
+    ``leakage/leaks`` their number. Nothing is computed from the outcomes of test.
 
     Parameters
     ----------
@@ -48,8 +51,8 @@ class LeakageRecord(RecordTemp):
         Processes at a time.
     handler : mapping, optional
         Class, module_path and kwargs of the handler. Default: that of the run's task.
-    dataset
-        ``<DATASET>``; the trainer passes it by itself.
+    model, dataset
+        ``<MODEL>`` and ``<DATASET>``; the trainer passes them by itself.
     """
 
     artifact_path = "leakage"
@@ -64,6 +67,7 @@ class LeakageRecord(RecordTemp):
         seed: int = 0,
         workers: int = 2,
         handler: Mapping[str, Any] | None = None,
+        model: Any = None,
         dataset: Any = None,
     ) -> None:
         super().__init__(recorder=recorder)
@@ -73,6 +77,7 @@ class LeakageRecord(RecordTemp):
         self.seed = seed
         self.workers = workers
         self.handler = handler
+        self.model = model
         self.dataset = dataset
 
     def generate(self, **kwargs: Any) -> None:
@@ -102,7 +107,9 @@ class LeakageRecord(RecordTemp):
             logger.error("LEAK: %s", report.sentence)
         else:
             logger.info("%s", report.sentence)
-        if self.refuse:
+        if report.leaks and self.refuse:
+            if isinstance(self.dataset, DatasetH):
+                EvidenceRecord(self.recorder, model=self.model, dataset=self.dataset).count()
             report.raise_for_leaks()
 
     def list(self) -> list[str]:

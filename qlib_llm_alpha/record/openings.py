@@ -178,6 +178,16 @@ def opens_sealed(record: Any) -> bool:
     return stated if isinstance(stated, bool) else kind is not SignalRecord
 
 
+def folders_apart(task: Mapping[str, Any]) -> frozenset[str]:
+    """Return where the task's records save that do not open sealed; what they save says nothing about test."""
+    kinds = [
+        get_callable_kwargs(dict(record), default_module=record_temp)[0] if isinstance(record, Mapping) else record
+        for record in records_of(task)
+        if not opens_sealed(record)
+    ]
+    return frozenset(kind.artifact_path for kind in kinds if kind.artifact_path)
+
+
 def key_of_task(task: Mapping[str, Any], segment: str = "test") -> OpeningKey | None:
     """Return the key under which a task opens a segment; None when it has no such segment."""
     ends = _dates(task["dataset"], segment)

@@ -11,8 +11,8 @@ as well as ours, because it is named once, in ``qlib_init``::
         kwargs: {uri: "sqlite:///mlflow.db", default_exp_name: llm_alpha}
 
 It also keeps the ledger: a task whose records compute from the outcomes of test is refused before anything is loaded
-when another configuration has opened these dates; the opening is logged once the model has been fitted and the first
-record has something to save; and every run of a task ends with the evidence line.
+when another configuration has opened these dates; the opening is logged once the model has been fitted and a record
+saves what may say something about test; and every run of a task ends with the evidence line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ from qlib_llm_alpha.record.openings import (
     configuration_hash,
     data_and_market,
     factor_set_name,
+    folders_apart,
     key_of_task,
     logged_opening,
     opening_of,
@@ -104,6 +105,7 @@ class VerifiedRecorder(MLflowRecorder):
         self.opening: Opening | None = None
         self.confirm_permit: ConfirmPermit | None = None
         self.planned: OpeningKey | None = None
+        self.apart: frozenset[str] = frozenset()
         self.fitted = False
         self.logged_metrics: dict[str, float] = {}
         self.logged_params: dict[str, str] = {}
@@ -128,7 +130,7 @@ class VerifiedRecorder(MLflowRecorder):
         if local_path is None and artifact_path is None and "task" in kwargs:
             check_task(kwargs["task"])
             self._accept(kwargs["task"])
-        self._open_when_due()
+        self._open_when_due([artifact_path] if artifact_path else list(kwargs))
         if self.task is None and artifact_path in COMPUTED_FROM_TEST:
             opening_of(self)
         super().save_objects(local_path=local_path, artifact_path=artifact_path, **kwargs)
@@ -153,7 +155,7 @@ class VerifiedRecorder(MLflowRecorder):
 
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
         """Write metrics now; infinite values are refused, because MLflow would store another number."""
-        self._open_when_due()
+        self._open_when_due(list(kwargs))
         metrics = {name: float(value) for name, value in kwargs.items()}
         infinite = [name for name, value in metrics.items() if math.isinf(value)]
         if infinite:
@@ -214,14 +216,23 @@ class VerifiedRecorder(MLflowRecorder):
         planned = key_of_task(task) if any(opens_sealed(record) for record in records_of(task)) else None
         if planned is not None:
             self.rules.check(planned)
-        self.task, self.planned = task, planned
+        self.task, self.planned, self.apart = task, planned, folders_apart(task)
 
-    def _open_when_due(self) -> None:
-        """Log the opening once the model has been fitted: what comes now is of the records."""
-        if self.fitted and self.planned is not None and self.opening is None:
-            self.opening = self.rules.open(self.planned, str(self.id))
-            if self.opening.spent:
-                logger.warning("The sealed dates of this run are SPENT: they were opened by force, now or before")
+    def _open_when_due(self, names: Sequence[str] = ()) -> None:
+        """Log the opening once the model has been fitted and a record saves what may say something about test.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Of the files or metrics that are about to be saved, each begun by its record's folder.
+        """
+        if not self.fitted or self.planned is None or self.opening is not None:
+            return
+        if names and all(re.split(r"[/.]", name)[0] in self.apart for name in names):
+            return
+        self.opening = self.rules.open(self.planned, str(self.id))
+        if self.opening.spent:
+            logger.warning("The sealed dates of this run are SPENT: they were opened by force, now or before")
 
     def _state_evidence(self, status: str) -> list[str]:
         """Log the evidence line of a task; return what hinders a run that would be FINISHED from it."""

@@ -67,7 +67,7 @@ def test_a_run_that_our_recorder_keeps_ends_with_its_evidence_and_asks_the_leak_
     workflow = load(path, monkeypatch)
     names = [record["class"] for record in workflow["task"]["record"]]
     if workflow["qlib_init"]["exp_manager"]["class"] == VerifiedExpManager.__name__:
-        assert names[-2:] == ["EvidenceRecord", "LeakageRecord"]
+        assert (names[0], names[-1]) == ("LeakageRecord", "EvidenceRecord")
 
 
 def test_files_on_the_same_market_and_sealed_dates_are_one_study_with_a_cell_for_each(

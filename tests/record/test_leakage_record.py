@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -8,8 +9,9 @@ import pytest
 from qlib.workflow import R
 
 from qlib_llm_alpha.errors import ConfigError, LeakError
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.record.leakage_record import LeakageRecord
-from tests.record.small_runs import LEAKAGE, SIGNAL, Runner, small_task
+from tests.record.small_runs import LEAKAGE, SIGNAL, UNKNOWN, Runner, small_task
 from tests.support.provider import END, START
 from tests.support.tasks import changed
 
@@ -49,19 +51,23 @@ def test_a_clean_run_says_so(run: Runner) -> None:
     assert "| truncation | clean |" in page
 
 
-def test_a_leak_refuses_the_run_after_it_was_saved(run: Runner) -> None:
+def test_a_leak_refuses_the_run_after_it_was_counted_and_before_test_is_opened(run: Runner, tmp_path: Path) -> None:
     task = changed(
-        small_task(SIGNAL, leakage(guards=["truncation"]), factor="rsi"), "dataset.kwargs.handler", CLAIRVOYANT
+        small_task(leakage(guards=["truncation"]), SIGNAL, UNKNOWN, factor="rsi"), "dataset.kwargs.handler", CLAIRVOYANT
     )
-    with pytest.raises(LeakError, match="LEAK found by 1 of 1 guards"):
+    with pytest.raises(LeakError, match="LEAK found by 1 of 1 guard"):
         run(task)
     refused = run.last  # type: ignore[attr-defined]
     assert refused.info.status == "FAILED"
     assert refused.data.tags["leakage"] == "leak"
+    ledger = TrialLedger(tmp_path / "ledger")
+    assert ledger.openings() == []
+    assert ledger.tune_reads(run=refused.info.run_id) == 1
     found = json.loads(mlflow.artifacts.load_text(f"{refused.info.artifact_uri}/leakage/leakage.json"))
     assert [finding["verdict"] for finding in found["findings"]] == ["leak"]
-    noted = run(changed(task, "record.1.kwargs.refuse", False))
+    noted = run(changed(task, "record.0.kwargs.refuse", False))
     assert noted.info.status == "FINISHED"
+    assert len(ledger.openings()) == 1
     assert noted.data.tags["leakage"] == "leak"
     page = mlflow.artifacts.load_text(f"{noted.info.artifact_uri}/leakage/leakage.md")
     assert "knows what it could not know" in page

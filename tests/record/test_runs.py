@@ -118,6 +118,18 @@ def test_a_run_that_fails_before_its_records_has_opened_nothing(stage: str, run:
     assert failed.data.metrics == {}
 
 
+def test_a_record_that_computes_nothing_from_test_may_fail_before_it_is_opened(
+    run: Runner, ledger: TrialLedger
+) -> None:
+    """What it saved before says nothing about test, so that the mended configuration can still open it."""
+    factor_set = {"class": "FactorSetRecord", "module_path": "qlib_llm_alpha.record.factor_set_record"}
+    with pytest.raises(ArithmeticError, match="predict"):
+        run(small_task(factor_set, SIGNAL, SIGNAL_ANALYSIS, fails="predict"))
+    assert ledger.openings() == []
+    run(small_task(factor_set, SIGNAL, SIGNAL_ANALYSIS))
+    assert len(ledger.openings()) == 1
+
+
 def test_predictions_alone_open_nothing(run: Runner, ledger: TrialLedger) -> None:
     for factor in ("ema_reversion", "rsi"):
         made = run(small_task(SIGNAL, factor=factor))

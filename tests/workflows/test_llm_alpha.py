@@ -122,9 +122,9 @@ def test_the_main_job_ends_well_and_again_with_the_same_numbers(small_provider: 
     [
         ("qlib_init.provider_uri", "nowhere", "ProviderError: provider_uri"),
         ("task.model.kwargs.gaet", "softmax", "did you mean 'gate'"),
-        ("task.record.3.kwargs.config.strategy.kwargs.top_k", 5, "did you mean 'topk'"),
-        ("task.record.3.kwargs.config.backtest.end_time", END, "Qlib needs one trading day after the end"),
-        ("task.record.4.kwargs.config.backtest.benchmark", "SH000999", "'SH000999' has no $close"),
+        ("task.record.4.kwargs.config.strategy.kwargs.top_k", 5, "did you mean 'topk'"),
+        ("task.record.4.kwargs.config.backtest.end_time", END, "Qlib needs one trading day after the end"),
+        ("task.record.5.kwargs.config.backtest.benchmark", "SH000999", "'SH000999' has no $close"),
         ("task.dataset.kwargs.segments.valid", list(TRAIN), "'valid' begins on"),
         ("task.dataset.kwargs.handler.kwargs.instruments", "csi3000", "universe 'csi3000'"),
         ("qlib_init.exp_manager.kwargs.uri", "file:mlruns", "expected a database or server"),
