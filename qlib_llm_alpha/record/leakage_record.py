@@ -34,7 +34,7 @@ class LeakageRecord(RecordTemp):
 
     List it first: what leaks is then refused before test is opened, so that the mended configuration can still open it.
     The trials of a refused run are counted. Each guard builds the handler anew in processes and folders of its own.
-    Files, under ``leakage/``: ``leakage.md``, ``leakage.json``. The tag ``leakage`` is ``clean`` or ``leak``, and the
+    Files, under ``leakage/``: ``leakage.md``, ``leakage.json``. The tag ``leakage`` is ``clean`` or ``leak``, the
     metric ``leakage/leaks`` their number. Nothing is computed from the outcomes of test.
 
     Parameters
