@@ -65,7 +65,7 @@ def run_seed(job: Job) -> Row:
     """Simulate one noise market and mine it; what it returns is one line of the output."""
     began = time.perf_counter()
     market = simulate("noise", job["instruments"], START, job["end"], job["seed"])
-    session = mine(candidates(job["formulas"], job["seed"]), search_data(market), seed=job["seed"], shifts=0, threads=1)
+    session = mine(candidates(job["formulas"], job["seed"]), search_data(market), seed=job["seed"], nulls=0, threads=1)
     return facts_of(session) | {"seconds": round(time.perf_counter() - began, 1)}
 
 

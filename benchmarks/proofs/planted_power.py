@@ -68,7 +68,7 @@ def run_seed(job: Job) -> Row:
     planted = Candidate(parse(plant.expression), "planted", plant.name)
     data = with_effect(search_data(market), planted.expression, job["size"], job["seed"])
     others = [one for one in candidates(job["formulas"], job["seed"]) if one.expression.id != planted.expression.id]
-    session = mine([planted, *others], data, seed=job["seed"], shifts=0, threads=1)
+    session = mine([planted, *others], data, seed=job["seed"], nulls=0, threads=1)
     found, null = session.admission.judged[0], session.admission.null
     return {
         "plant": plant.name,

@@ -4,7 +4,8 @@
 null                      what it keeps, and what it destroys
 ========================  ===========================================================================
 values shuffled           each day's values and gaps; which instrument has which value
-labels moved in time      persistence of scores and of labels, every cross-section; which day follows
+labels moved in time      persistence of scores and of labels, every cross-section; which day follows. What pays
+                          always, to instruments that are always the same, survives, and so is not credited
 random formulas           size, operators, windows, turnover (``mining.random_formulas``); the idea
 noise market              everything but the plants (``data.embedded``, kind ``noise``)
 ========================  ===========================================================================
@@ -254,6 +255,21 @@ def shifted_prepared_label(label: PreparedLabel, rows: slice, shift: int, *, min
     values[begin:end], ranks[begin:end] = label.values[order], label.ranks[order]
     known[begin:end], count[begin:end] = label.known[order], label.count[order]
     return PreparedLabel(values, ranks, known, count, label.universe)
+
+
+def shuffled_prepared_label(label: PreparedLabel, *, seed: int) -> PreparedLabel:
+    """Give each day's labels to other instruments of that day, at random, in a label that is ranked already.
+
+    Who has no label keeps none. To candidates that are scored against it, it is as if their own values had been
+    shuffled across instruments, all of them alike, so that what candidates share stays.
+    """
+    rng = np.random.default_rng(seed)
+    values, ranks = label.values.copy(), label.ranks.copy()
+    for day in range(len(ranks)):
+        names = np.flatnonzero(ranks[day])
+        drawn = rng.permutation(names)
+        values[day, names], ranks[day, names] = label.values[day, drawn], label.ranks[day, drawn]
+    return PreparedLabel(values, ranks, label.known, label.count, label.universe)
 
 
 def _check_shift(shift: int, days: int, minimum: int) -> None:

@@ -95,7 +95,7 @@ def _session(kind: Kind, seed: int, trials: int) -> Session:
     panel = market_panel(market, end=walls.search.end)
     data = SearchData.of(panel, walls.search, label, universe="csi300", data=f"{kind} {seed}")
     candidates = [*listed_candidates("classic"), *random_candidates(trials, MINED_FIELDS, seed=seed)]
-    return mine(candidates, data, seed=seed, shifts=0)
+    return mine(candidates, data, seed=seed, nulls=0)
 
 
 def _planted(seed: int, trials: int) -> tuple[str, str, str, bool]:

@@ -25,13 +25,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.evaluate import evaluate
-from qlib_llm_alpha.engine.tile_scoring import Summary
+from qlib_llm_alpha.engine.tile_scoring import PreparedLabel, Summary
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, WallError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
 from qlib_llm_alpha.evaluation.max_null import effective_trials
-from qlib_llm_alpha.evaluation.nulls import Credit, credited, draw_shifts, shifted_prepared_label
+from qlib_llm_alpha.evaluation.nulls import (
+    Credit,
+    credited,
+    draw_shifts,
+    shifted_prepared_label,
+    shuffled_prepared_label,
+)
 from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfitting
 from qlib_llm_alpha.evaluation.scorecard import Scorecard, score_factor
 from qlib_llm_alpha.evaluation.search_data import SearchData
@@ -45,8 +51,8 @@ from qlib_llm_alpha.mining.candidates import Candidate
 
 Array = NDArray[np.float64]
 
-SHIFTS = 20
-"""Labels moved in time against which every candidate is scored too."""
+NULLS = 20
+"""Labels moved in time, and as many shuffled across instruments, against which every candidate is scored too."""
 
 PBO_BLOCKS = 16
 
@@ -71,9 +77,10 @@ class Session:
         What was searched; nothing later was read.
     days : array, (T,) datetime64[D]
         Of the daily series: days of the window whose label is known inside it.
-    shifted : Credit or None
-        The largest plain ``|t|`` of a mean rank IC in the family over what the same family reaches against labels moved
-        in time.
+    shuffled, shifted : Credit or None
+        The largest plain ``|t|`` of a mean rank IC in the family over what the same family reaches against labels
+        shuffled across the instruments of each day, and against labels moved in time. The second credits timing alone:
+        a premium on what instruments are, rather than on what they just did, survives the move.
     random : Credit or None
         The largest ``|t|`` of the family over that of as many random formulas, where those were asked for.
     pbo : float
@@ -94,6 +101,7 @@ class Session:
     seed: int
     window: SearchWindow
     days: NDArray[np.datetime64] = field(repr=False)
+    shuffled: Credit | None
     shifted: Credit | None
     random: Credit | None
     pbo: float
@@ -146,6 +154,7 @@ class Session:
             "critical_t": None if null is None else null.critical_t,
             "pbo": _plain(self.pbo),
             "deflated_sharpe": {name: _plain(value) for name, value in self.deflated.items()},
+            "credit_over_shuffled_labels": None if self.shuffled is None else asdict_credit(self.shuffled),
             "credit_over_shifted_labels": None if self.shifted is None else asdict_credit(self.shifted),
             "credit_over_random_formulas": None if self.random is None else asdict_credit(self.random),
             "factor_set": None if chosen is None else {"id": chosen.id, "names": list(chosen.names)},
@@ -189,7 +198,7 @@ class Session:
                 f"Probability of backtest overfitting {self.pbo:.2f}. Deflated Sharpe ratio of the best candidate "
                 f"({self.deflated['formula']}): {self.deflated['probability']:.3f}.",
             ]
-        lines += [credit.sentence for credit in (self.shifted, self.random) if credit is not None]
+        lines += [credit.sentence for credit in (self.shuffled, self.shifted, self.random) if credit is not None]
         lines += ["", "| verdict | candidates |", "| --- | ---: |"]
         lines += [f"| {reason} | {count} |" for reason, count in facts["reasons"].items()]
         if self.admission.admitted:
@@ -216,7 +225,7 @@ def mine(
     ledger: TrialLedger | None = None,
     run: str = "",
     seed: int = 0,
-    shifts: int = SHIFTS,
+    nulls: int = NULLS,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> Session:
@@ -232,16 +241,19 @@ def mine(
         Gets every candidate that was scored. Without one nobody can count the trials afterwards.
     run : str
         Name of the run in the ledger.
-    shifts : int
-        Labels moved in time that every candidate is scored against; 0: none.
+    nulls : int
+        Labels shuffled across instruments, and as many moved in time, that every candidate is scored against; 0: none.
 
     Returns
     -------
     Session
     """
     rules = rules or Rules()
-    moved = draw_shifts(len(data.days), shifts, minimum=_farthest(data), seed=seed) if shifts else ()
-    labels = [shifted_prepared_label(data.prepared, data.rows, int(days)) for days in moved]
+    labels: list[PreparedLabel] = []
+    if nulls:
+        moved = draw_shifts(len(data.days), nulls, minimum=_farthest(data), seed=seed)
+        labels += [shuffled_prepared_label(data.prepared, seed=seed + draw) for draw in range(nulls)]
+        labels += [shifted_prepared_label(data.prepared, data.rows, int(days)) for days in moved]
     found = admit(
         candidates,
         data,
@@ -268,7 +280,8 @@ def mine(
         seed=seed,
         window=data.window,
         days=data.days,
-        shifted=_credit_over_shifts(found) if labels and found.family else None,
+        shuffled=_credit(found, slice(nulls), "labels shuffled across instruments") if labels else None,
+        shifted=_credit(found, slice(nulls, None), "labels moved in time") if labels else None,
         random=random,
         pbo=_pbo(*long_short),
         deflated=_deflated(*long_short, seed),
@@ -355,15 +368,15 @@ def _farthest(data: SearchData) -> int:
     return min(60, max(data.label.lookahead + 1, len(data.days) // 4))
 
 
-def _credit_over_shifts(found: Admission) -> Credit | None:
+def _credit(found: Admission, labels: slice, name: str) -> Credit | None:
     # A mean over a few odd days is large whatever the label.
     judged = [one for one in _of_family(found) if one.verdict.reason not in ("coverage", "variation")]
     if not judged:
         return None
-    nulls = np.vstack([one.null_t for one in judged if one.null_t is not None])
+    nulls = np.vstack([one.null_t[labels] for one in judged if one.null_t is not None])
     best = np.nanmax(np.abs(nulls), axis=0)
     observed = float(np.nanmax(np.abs([Summary.of(one.rank_ic_series).t for one in judged])))
-    return credited(observed, best, name="largest plain |t| of a mean rank IC", null_name="labels moved in time")
+    return credited(observed, best, name="largest plain |t| of a mean rank IC", null_name=name)
 
 
 def _of_family(found: Admission) -> list[Judged]:

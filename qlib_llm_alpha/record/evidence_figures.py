@@ -31,7 +31,7 @@ def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int) -> 
     excess : array, (T,)
         Return less benchmark less cost of each day.
     trials : float
-        Effective number of trials of the ledger.
+        Effective number of trials; one whose direction the data chose counts twice.
     basis : str
     seed : int
         Of the bootstrap.
@@ -139,7 +139,7 @@ def comparison_figures(
                 overfit.pbo,
                 f"{overfit.pbo:.2f}",
                 f"share of {overfit.splits} splits in which the best of {columns.shape[1]} columns by Sharpe on one "
-                "half of the days is in the lower half on the other; 0.5 is luck, 0 is a lasting order",
+                f"half of the days is in the lower half on the other; {overfit.chance:.2f} is luck, 0 a lasting order",
                 basis,
             )
         )

@@ -220,7 +220,7 @@ class EvidenceRecord(RecordTemp):
         # Logged by now under our experiment manager; under Qlib's own it is logged here.
         opening_of(self.recorder)
         traded = f"{self._universe()[0]} ({self._universe()[1]}), label {self._label()}, horizon {self._horizon()}"
-        counted = f"N = {trials} (effective {effective:.1f})"
+        counted = f"N = {trials} (effective {effective:.1f}, in both directions {2 * effective:.1f})"
         figures: Figures = []
         if report is not None:
             turnover = float(report["turnover"].sum())
@@ -231,7 +231,8 @@ class EvidenceRecord(RecordTemp):
                 f"of each unit traded, {counted}"
             )
             excess = (report["return"] - report["bench"] - report["cost"]).to_numpy(np.float64)
-            figures += strategy_figures(excess, trials=effective, basis=basis, seed=self.seed)
+            # Agents and learners turn a factor by what they saw of it: each trial was tried in both directions.
+            figures += strategy_figures(excess, trials=2.0 * effective, basis=basis, seed=self.seed)
             figures += break_even_figures(report, basis=basis)
         if columns is not None:
             ends = f"{columns.index[0]:%Y-%m-%d} to {columns.index[-1]:%Y-%m-%d}"

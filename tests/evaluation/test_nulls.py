@@ -20,6 +20,7 @@ from qlib_llm_alpha.evaluation.nulls import (
     shifted_label,
     shifted_prepared_label,
     shuffled_across,
+    shuffled_prepared_label,
 )
 from qlib_llm_alpha.factor.expression import parse
 
@@ -246,3 +247,26 @@ def test_where_nothing_is_to_be_found_p_is_uniform() -> None:
     found = np.array([p(seed) for seed in range(80)])
     assert stats.kstest(found, "uniform").pvalue > 0.01
     assert (found <= 0.05).mean() < 0.125
+
+
+def test_a_shuffled_label_has_each_days_labels_on_other_names_and_the_same_gaps() -> None:
+    rng = np.random.default_rng(3)
+    column = rng.normal(size=(2, 30, 32)).astype(np.float32)
+    column[rng.random(column.shape) < 0.2] = np.nan
+    label = PreparedLabel.of(column)
+    found = shuffled_prepared_label(label, seed=1)
+    np.testing.assert_array_equal(np.isnan(found.values), np.isnan(label.values))
+    np.testing.assert_array_equal(found.count, label.count)
+    moved = 0
+    for day in range(30):
+        there = ~np.isnan(label.values[day])
+        np.testing.assert_array_equal(np.sort(found.values[day, there]), np.sort(label.values[day, there]))
+        # A value keeps its rank wherever it goes.
+        assert dict(zip(found.values[day, there], found.ranks[day, there], strict=True)) == dict(
+            zip(label.values[day, there], label.ranks[day, there], strict=True)
+        )
+        moved += int((found.values[day, there] != label.values[day, there]).sum())
+    assert moved > 30 * 40
+    again = shuffled_prepared_label(label, seed=1)
+    np.testing.assert_array_equal(again.ranks, found.ranks)
+    assert (shuffled_prepared_label(label, seed=2).ranks != found.ranks).any()

@@ -38,7 +38,7 @@ def searched(market: Market) -> SearchData:
 
 def session_of(market: Market, ledger: TrialLedger | None = None, trials: int = 60) -> Session:
     candidates = [*listed_candidates("classic"), *random_candidates(trials, FIELDS, seed=2)]
-    return mine(candidates, searched(market), rules=RULES, ledger=ledger, run="session", seed=1, shifts=5)
+    return mine(candidates, searched(market), rules=RULES, ledger=ledger, run="session", seed=1, nulls=5)
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,10 @@ def test_figures_of_the_session_are_there_and_make_sense(session: tuple[Session,
     # Both directions of every candidate are tried, and what resembles each other counts less.
     assert 1 < facts["deflated_sharpe"]["trials"] <= 2 * facts["scored"] * 1.3
     assert 1 < facts["effective_trials"] <= facts["scored"] * 1.3
-    assert found.shifted is not None
-    assert found.shifted.draws == 5
+    for credit in (found.shuffled, found.shifted):
+        assert credit is not None
+        assert credit.draws == 5
+        assert credit.gain > 0
     assert "csi300 (members of the day)" in found.report()
 
 
@@ -103,11 +105,11 @@ def test_random_formulas_as_a_null_are_compared_but_never_admitted_or_counted(ma
     ledger = TrialLedger(tmp_path)
     formulas = [one.expression for one in random_candidates(20, FIELDS, seed=9)]
     found = mine(
-        listed_candidates("classic"), searched(market), rules=RULES, random_formulas=formulas, ledger=ledger, shifts=0
+        listed_candidates("classic"), searched(market), rules=RULES, random_formulas=formulas, ledger=ledger, nulls=0
     )
     assert found.random is not None
     assert found.random.null_name == "random formulas"
-    assert found.shifted is None
+    assert found.shifted is found.shuffled is None
     assert ledger.count() == len(found.admission.family) <= len(load_factor_set("classic").factors)
 
 
