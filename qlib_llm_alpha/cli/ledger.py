@@ -108,8 +108,8 @@ def _anchor(text: str | None) -> Head | None:
         return None
     if not re.fullmatch(r"[0-9]{1,15}:[0-9a-f]{10,64}", text):
         raise ConfigError(
-            f"--anchor is {text!r}; expected the number of rows, a colon and at least 10 digits of a hash; copy it from "
-            "`ledger show` or from a run's line of evidence"
+            f"--anchor is {text!r}; expected the number of rows, a colon and at least 10 digits of a hash; copy it "
+            "from `ledger show` or from a run's line of evidence"
         )
     count, digest = text.split(":")
     return Head(int(count), digest)
