@@ -73,6 +73,9 @@ def first_difference(
 ) -> Difference | None:
     """Compare two frames, indexed (datetime, instrument), on the days from `start` to `until`, both included.
 
+    A row of which every value is NaN counts as missing: one that only one of the frames has is no difference, so that
+    an index padded with empty rows, such as that of pandas 3's ``stack()``, is not taken for a leak.
+
     Parameters
     ----------
     one, other : DataFrame
@@ -88,7 +91,7 @@ def first_difference(
     Difference or None
         None when nothing differs.
     """
-    one, other = _between(one, start, until), _between(other, start, until)
+    one, other = _without_padding(_between(one, start, until), _between(other, start, until))
     if not one.index.equals(other.index):
         if (rows := _row_difference(one, other)) is not None:
             return rows
@@ -122,8 +125,11 @@ def first_difference(
 
 
 def first_change(one: pd.DataFrame, other: pd.DataFrame, *, until: pd.Timestamp) -> pd.Timestamp | None:
-    """Return the first day up to `until` on which two frames differ in a row or a value; None when on no day."""
-    one, other = _between(one, None, until), _between(other, None, until)
+    """Return the first day up to `until` on which two frames differ in a row or a value; None when on no day.
+
+    A row of which every value is NaN counts as missing.
+    """
+    one, other = _without_padding(_between(one, None, until), _between(other, None, until))
     shared = one.index.intersection(other.index)
     days = one.index.symmetric_difference(other.index).get_level_values(0)
     here, there = one.loc[shared], other.loc[shared]
@@ -140,6 +146,20 @@ def _between(frame: pd.DataFrame, start: pd.Timestamp | None, until: pd.Timestam
     end = len(days) if until is None else int(days.searchsorted(until, side="right"))
     part: pd.DataFrame = frame.iloc[begin:end]
     return part
+
+
+def _without_padding(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Leave out the empty rows that only one of the frames has; those that both have are compared as they are."""
+    if one.index.equals(other.index):
+        return one, other
+    return _without_own_empty(one, other.index), _without_own_empty(other, one.index)
+
+
+def _without_own_empty(frame: pd.DataFrame, index: pd.Index) -> pd.DataFrame:
+    own = ~frame.index.isin(index)
+    own[own] = frame.loc[own].isna().all(axis=1)
+    kept: pd.DataFrame = frame.loc[~own]
+    return kept
 
 
 def _row_difference(one: pd.DataFrame, other: pd.DataFrame) -> Difference | None:

@@ -63,6 +63,39 @@ def test_a_row_that_is_gone_is_named() -> None:
     assert "1 row not the same" in found.told("here", "there")
 
 
+def test_rows_without_any_value_are_no_difference_whichever_frame_is_padded_with_them() -> None:
+    short = frame().drop([INDEX[5], INDEX[9]])
+    padded = short.reindex(INDEX)
+    assert first_difference(short, padded) is None
+    assert first_difference(padded, short) is None
+    assert first_change(padded, short, until=DAYS[-1]) is None
+    wide = frame()["x"].unstack("instrument").where(lambda table: table != 10)
+    assert first_difference(wide.stack().to_frame("x"), frame()[["x"]].drop(INDEX[5])) is None
+
+
+def test_a_padded_index_hides_no_other_difference() -> None:
+    short = frame().drop([INDEX[5], INDEX[9]])
+    padded = short.reindex(INDEX)
+    padded.iloc[9, 1] = 1.0
+    rows = first_difference(short, padded)
+    assert rows is not None
+    assert (rows.cells, rows.day, rows.instrument, rows.other) == (1, "2020-01-04", "A", "there")
+    assert first_change(padded, short, until=DAYS[-1]) == DAYS[3]
+    padded = short.reindex(INDEX)
+    padded.iloc[7, 0] = -1.0
+    values = first_difference(short, padded)
+    assert values is not None
+    assert (values.columns, values.cells, values.day, values.instrument) == (("x",), 1, "2020-01-03", "B")
+
+
+def test_a_row_that_lost_all_its_values_is_a_difference_whether_or_not_it_is_still_there() -> None:
+    emptied = frame()
+    emptied.iloc[7] = np.nan
+    assert first_difference(frame(), emptied) is not None
+    assert first_difference(frame(), emptied.drop(INDEX[7])) is not None
+    assert first_difference(emptied, emptied.drop(INDEX[7])) is None
+
+
 def report(verdict: str) -> GuardReport:
     finding = Finding("poison", "Mine", verdict, "what was found where", {"day": "2020-01-02"})  # type: ignore[arg-type]
     return GuardReport("Mine", (finding,), ("2020-01-02",), 1, 2.0)
