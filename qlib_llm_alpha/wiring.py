@@ -182,18 +182,24 @@ def mine_factors(
     """Propose random formulas, judge them and those of files on the search segment, and write the session."""
     from dataclasses import replace
 
+    import numpy as np
+
     from qlib_llm_alpha.data.bars import open_panel, provider_fields
     from qlib_llm_alpha.data.fingerprint import provider_fingerprint
+    from qlib_llm_alpha.errors import ConfigError
     from qlib_llm_alpha.evaluation.ledger import TrialLedger
     from qlib_llm_alpha.evaluation.search_data import SearchData
     from qlib_llm_alpha.evaluation.walls import Walls
     from qlib_llm_alpha.factor.expression import parse
     from qlib_llm_alpha.library.factor_set import load_factor_set
     from qlib_llm_alpha.mining.admission import Rules
-    from qlib_llm_alpha.mining.candidates import listed_candidates, random_candidates
+    from qlib_llm_alpha.mining.candidates import MINED_FIELDS, listed_candidates, random_candidates
     from qlib_llm_alpha.mining.session import free_folder, mine, read_tune
 
     free_folder(out)
+    book = TrialLedger(ledger)
+    if trials < 0 or not (trials or formulas):
+        raise ConfigError(f"--trials is {trials!r} and no --formulas were given; expected something to judge; add some")
     segments = {"train": (start, end)} if tune is None else {"train": (start, end), "valid": tune}
     walls = Walls.from_segments(segments)
     rules = Rules(alpha=alpha)
@@ -209,16 +215,27 @@ def mine_factors(
     )
     given = [one for file in formulas for one in listed_candidates(file, fields)]
     taken = {one.expression.id for one in given} | {one.id for one in known}
-    proposed = random_candidates(trials, fields, seed=seed, known=taken)
-    book = TrialLedger(ledger)
+    # A field that begins after search is not there yet.
+    there = [name for name in MINED_FIELDS if name in fields and np.isfinite(data.panel.column(name).values).any()]
+    proposed = random_candidates(trials, there, seed=seed, known=taken)
     session = mine(
-        [*given, *proposed], data, rules=rules, library=known, ledger=book, run=out.name, seed=seed, progress=progress
+        [*given, *proposed],
+        data,
+        rules=rules,
+        library=known,
+        null_fields=there,
+        ledger=book,
+        run=out.name,
+        seed=seed,
+        progress=progress,
     )
     if walls.tune is not None and session.admission.admitted:
+        chosen = session.admission.admitted
+        basis = replace(session.basis, start=str(walls.tune.start), end=str(walls.tune.end), trials=len(chosen))
+        # Counted before it is done: what breaks off in between has still looked.
+        book.record_tune_reads({"admitted factors": len(chosen)}, basis=basis, data=data.data, run=out.name)
         panel = open_panel(provider, universe, end=walls.tune.end)
-        cards = read_tune(session.admission.admitted, panel, walls, target)
-        book.record_tune_reads({"admitted factors": len(cards)}, basis=session.basis, data=data.data, run=out.name)
-        session = replace(session, tune=cards)
+        session = replace(session, tune=read_tune(chosen, panel, walls, target))
     session.write(out)
     return session
 

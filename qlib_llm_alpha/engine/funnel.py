@@ -133,6 +133,11 @@ class Screened:
         """Summary of the daily rank IC."""
         return Summary.of(_EMPTY if self.daily is None or self.daily.rank_ic is None else self.daily.rank_ic)
 
+    @property
+    def turnover(self) -> Summary:
+        """Summary of the daily share of new names in the top."""
+        return Summary.of(_EMPTY if self.daily is None or self.daily.turnover is None else self.daily.turnover)
+
 
 _EMPTY: Final[Array] = np.empty(0)
 

@@ -69,6 +69,8 @@ class TrialLedger:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"ledger {str(folder)!r} is a file; expected a folder, there or not yet; name another")
         self.chain = Chain(self.folder / "ledger.jsonl")
 
     def record(

@@ -62,7 +62,7 @@ class Rules:
     price_s : float or None
         Largest predicted seconds of one core; None: any.
     block : int
-        Days whose signs turn together in the test against chance.
+        Days whose signs turn together in the test against chance; twice the label's horizon, where that is more.
     draws : int
         Turnings of that test.
 
@@ -220,7 +220,7 @@ def admit(
     for place, found in zip(open_places, screened, strict=True):
         judged[place] = _measured(candidates[place], found)
     family = tuple(place for place in open_places if judged[place].daily is not None)
-    null = _family_test([judged[place] for place in family], rules, seed)
+    null = _family_test([judged[place] for place in family], rules, data.label.lookahead, seed)
     if null is not None:
         for column, place in enumerate(family):
             tested = replace(judged[place], block_t=float(null.t[column]), adjusted_p=float(null.adjusted_p[column]))
@@ -276,16 +276,17 @@ def _measured(candidate: Candidate, found: Screened) -> Judged:
     )
 
 
-def _family_test(family: Sequence[Judged], rules: Rules, seed: int) -> MaxNull | None:
+def _family_test(family: Sequence[Judged], rules: Rules, horizon: int, seed: int) -> MaxNull | None:
     if not family:
         return None
     series = np.column_stack([one.rank_ic_series for one in family])
-    if len(series) <= rules.block * (FEWEST_BLOCKS - 1):
+    block = max(rules.block, 2 * horizon)
+    if len(series) <= block * (FEWEST_BLOCKS - 1):
         raise ConfigError(
-            f"search has {len(series)} days with a label; expected more than {rules.block * (FEWEST_BLOCKS - 1)}, that "
-            f"is {FEWEST_BLOCKS} blocks of {rules.block}: begin search earlier"
+            f"search has {len(series)} days with a label of horizon {horizon}; expected more than "
+            f"{block * (FEWEST_BLOCKS - 1)}, so that there are {FEWEST_BLOCKS} blocks of {block}: begin search earlier"
         )
-    return max_null(series, block=rules.block, draws=rules.draws, seed=seed)
+    return max_null(series, block=block, draws=rules.draws, seed=seed)
 
 
 def _statistical(one: Judged, rules: Rules, labelled: NDArray[np.bool_], null: MaxNull) -> Verdict:

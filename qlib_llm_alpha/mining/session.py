@@ -25,12 +25,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.evaluate import evaluate
+from qlib_llm_alpha.engine.funnel import screen
 from qlib_llm_alpha.engine.tile_scoring import PreparedLabel, Summary
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, WallError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
-from qlib_llm_alpha.evaluation.max_null import effective_trials
+from qlib_llm_alpha.evaluation.max_null import BLOCK, FEWEST_BLOCKS, effective_trials
 from qlib_llm_alpha.evaluation.nulls import (
     Credit,
     credited,
@@ -48,6 +49,8 @@ from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.mining.admission import Admission, Judged, Rules, admit
 from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.profile import match_turnover
+from qlib_llm_alpha.mining.random_formulas import RandomFormulas
 
 Array = NDArray[np.float64]
 
@@ -55,6 +58,9 @@ NULLS = 20
 """Labels moved in time, and as many shuffled across instruments, against which every candidate is scored too."""
 
 PBO_BLOCKS = 16
+
+_RANDOM_DRAWS, _RANDOM_FORMULAS = 19, 4000
+"""How often as many random formulas are drawn, and how many are scored at most."""
 
 _MOST_DAYS = 0.8
 """Share of days on which a candidate must have a long-short return to be compared by it."""
@@ -82,14 +88,18 @@ class Session:
         shuffled across the instruments of each day, and against labels moved in time. The second credits timing alone:
         a premium on what instruments are, rather than on what they just did, survives the move.
     random : Credit or None
-        The largest ``|t|`` of the family over that of as many random formulas, where those were asked for.
+        The largest plain ``|t|`` among the candidates that were not random over that of as many random formulas of the
+        same turnover.
+    other_trials : int
+        Trials on this data that the ledger holds beside this family; 0 without a ledger.
     pbo : float
         Probability of backtest overfitting among the family's long-short returns: how often the best of one half of
         the days is below the median of the other.
     deflated : Mapping
         The best candidate's long-short return before costs: Sharpe ratio a day, the one that the best of so many
         worthless trials would show, the probability that the true one is above 0 once that is deducted, effective
-        trials (both directions of each candidate).
+        trials (both directions of each, those of the ledger on this data included). Where labels of neighbouring days
+        overlap, from every so many days, and then a ratio of so many days.
     tune : tuple of Scorecard
         Of the admitted factors on the tune segment, where it was read.
     """
@@ -104,6 +114,7 @@ class Session:
     shuffled: Credit | None
     shifted: Credit | None
     random: Credit | None
+    other_trials: int
     pbo: float
     deflated: Mapping[str, float | str]
     tune: tuple[Scorecard, ...] = ()
@@ -152,6 +163,7 @@ class Session:
             "sidak_p": None if null is None else null.sidak_p,
             "effective_trials": None if null is None else null.effective,
             "critical_t": None if null is None else null.critical_t,
+            "other_trials": self.other_trials,
             "pbo": _plain(self.pbo),
             "deflated_sharpe": {name: _plain(value) for name, value in self.deflated.items()},
             "credit_over_shuffled_labels": None if self.shuffled is None else asdict_credit(self.shuffled),
@@ -167,7 +179,7 @@ class Session:
         folder.mkdir(parents=True, exist_ok=True)
         self.table().to_parquet(folder / "verdicts.parquet", index=False)
         series = pd.DataFrame(
-            self.admission.series(),
+            self.admission.series() if self.admission.family else np.empty((len(self.days), 0)),
             index=pd.DatetimeIndex(self.days.astype("datetime64[ns]"), name="datetime"),
             columns=[self.admission.judged[place].id for place in self.admission.family],
         )
@@ -198,6 +210,11 @@ class Session:
                 f"Probability of backtest overfitting {self.pbo:.2f}. Deflated Sharpe ratio of the best candidate "
                 f"({self.deflated['formula']}): {self.deflated['probability']:.3f}.",
             ]
+        if self.other_trials:
+            lines.append(
+                f"The ledger holds {self.other_trials} other trials on this data. The deflated Sharpe ratio counts "
+                "them; alpha is that of this run alone."
+            )
         lines += [credit.sentence for credit in (self.shuffled, self.shifted, self.random) if credit is not None]
         lines += ["", "| verdict | candidates |", "| --- | ---: |"]
         lines += [f"| {reason} | {count} |" for reason, count in facts["reasons"].items()]
@@ -221,7 +238,7 @@ def mine(
     *,
     rules: Rules | None = None,
     library: Iterable[Expression] = (),
-    random_formulas: Sequence[Expression] = (),
+    null_fields: Sequence[str] = (),
     ledger: TrialLedger | None = None,
     run: str = "",
     seed: int = 0,
@@ -235,8 +252,10 @@ def mine(
     ----------
     candidates, data, rules, library, seed, threads, progress
         As for :func:`~qlib_llm_alpha.mining.admission.admit`.
-    random_formulas : sequence of Expression
-        A null: they go through the same selector and nothing of them is admitted. Give as many as there are candidates.
+    null_fields : sequence of str
+        Fields of random formulas that the candidates are held against, where these were proposed by anyone else: as
+        many as there are candidates, of the same turnover, several times. Nothing of them is admitted, and they are no
+        trials, since nothing is chosen from them. Empty: no such null.
     ledger : TrialLedger, optional
         Gets every candidate that was scored. Without one nobody can count the trials afterwards.
     run : str
@@ -267,11 +286,8 @@ def mine(
     basis = data.basis(trials=len(found.family))
     if ledger is not None and found.family:
         enter(found, data, ledger, basis=basis, run=run, seed=seed)
-    random = None
-    if random_formulas:
-        others = admit([Candidate(formula, "null") for formula in random_formulas], data, rules=rules, seed=seed)
-        random = credited(_best_t(found), np.array([_best_t(others)]), name="largest |t|", null_name="random formulas")
-    long_short = _long_short(found)
+    random = _credit_over_random(found, data, null_fields, seed, threads) if null_fields else None
+    long_short = _long_short(found, stride=_stride(data))
     return Session(
         admission=found,
         rules=rules,
@@ -283,8 +299,9 @@ def mine(
         shuffled=_credit(found, slice(nulls), "labels shuffled across instruments") if labels else None,
         shifted=_credit(found, slice(nulls, None), "labels moved in time") if labels else None,
         random=random,
+        other_trials=0 if ledger is None else _other_trials(found, data, ledger),
         pbo=_pbo(*long_short),
-        deflated=_deflated(*long_short, seed),
+        deflated=_deflated(*long_short, seed, 0.0 if ledger is None else _directed_trials(ledger, data, seed)),
     )
 
 
@@ -353,9 +370,12 @@ def read_tune(
 
 
 def free_folder(folder: Path) -> None:
-    """Refuse a folder that holds a session; called before anything is computed."""
+    """Refuse a place that is taken; called before anything is computed."""
     if (folder / "session.json").exists():
         raise ConfigError(f"{str(folder)!r} holds a session; expected a new folder: name another with --out")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds other things" if folder.is_dir() else "is a file"
+        raise ConfigError(f"{str(folder)!r} {what}; expected a new folder: name another with --out")
 
 
 def asdict_credit(credit: Credit) -> dict[str, Any]:
@@ -383,16 +403,56 @@ def _of_family(found: Admission) -> list[Judged]:
     return [found.judged[place] for place in found.family]
 
 
-def _best_t(found: Admission) -> float:
-    return 0.0 if found.null is None else float(np.nanmax(np.abs(found.null.t), initial=0.0))
+def _credit_over_random(
+    found: Admission, data: SearchData, fields: Sequence[str], seed: int, threads: int
+) -> Credit | None:
+    given = [one for one in _of_family(found) if one.candidate.proposer != "random" and np.isfinite(one.turnover)]
+    if not given:
+        return None
+    wanted = len(given)
+    draws = max(1, min(_RANDOM_DRAWS, _RANDOM_FORMULAS // (2 * wanted)))
+    known = {one.id for one in found.judged}
+    # Twice as many as wanted, from which those of the right turnover are taken.
+    formulas = RandomFormulas(fields, seed=seed).propose(2 * wanted * draws, known=known)
+    screened = screen(formulas, data.panel, data.prepared, threads=threads, warmup="strict", rows=data.rows)
+    usable = [one for one in screened if one.daily is not None and np.isfinite(one.turnover.mean)]
+    target, best = [one.turnover for one in given], []
+    for draw in range(draws):
+        part = usable[draw::draws]
+        if len(part) >= wanted:
+            chosen = match_turnover([one.turnover.mean for one in part], target, wanted, seed=seed + draw)
+            best.append(float(np.nanmax([abs(part[place].rank_ic.t) for place in chosen], initial=0.0)))
+    if not best:
+        return None
+    observed = float(np.nanmax([abs(Summary.of(one.rank_ic_series).t) for one in given]))
+    name = f"largest plain |t| of the {wanted} candidates given"
+    return credited(observed, best, name=name, null_name=f"{wanted} random formulas of the same turnover")
 
 
-def _long_short(found: Admission) -> tuple[list[Judged], Array]:
-    """Return candidates with a long-short return on most days, and these returns (T, K).
+def _stride(data: SearchData) -> int:
+    """Days after which labels no longer share a day's return."""
+    return max(1, data.label.lookahead - 1)
+
+
+def _other_trials(found: Admission, data: SearchData, ledger: TrialLedger) -> int:
+    own = [one.id for one in _of_family(found)]
+    return int((~ledger.trials(data=data.data)["factor_id"].isin(own)).sum())
+
+
+def _directed_trials(ledger: TrialLedger, data: SearchData, seed: int) -> float:
+    """Effective trials of the ledger on this data, both directions of each."""
+    series = ledger.series(data=data.data).to_numpy(np.float64)
+    if len(series) < BLOCK * FEWEST_BLOCKS:
+        return 0.0
+    return effective_trials(np.hstack([series, -series]), two_sided=False, seed=seed)
+
+
+def _long_short(found: Admission, *, stride: int) -> tuple[list[Judged], Array]:
+    """Return candidates with a long-short return on most days, and these returns, one in ``stride`` days, (T, K).
 
     A ratio of a handful of days may be anything; such a candidate is never admitted and must not pass for the best.
     """
-    spread = found.series("spread")
+    spread = found.series("spread")[::stride]
     known = (~np.isnan(spread)).mean(axis=0) if len(spread) else np.empty(0)
     kept = np.flatnonzero(known >= _MOST_DAYS)
     return [_of_family(found)[place] for place in kept], spread[:, kept] if len(kept) else np.empty((len(spread), 0))
@@ -405,14 +465,15 @@ def _pbo(judged: Sequence[Judged], spread: Array) -> float:
     return float(probability_of_backtest_overfitting(np.hstack([spread, -spread]), blocks=PBO_BLOCKS).pbo)
 
 
-def _deflated(judged: Sequence[Judged], spread: Array, seed: int) -> dict[str, float | str]:
-    if not judged:
+def _deflated(judged: Sequence[Judged], spread: Array, seed: int, in_ledger: float) -> dict[str, float | str]:
+    block = min(BLOCK, len(spread) // FEWEST_BLOCKS)
+    if not judged or not block:
         return {"formula": "", "sharpe": np.nan, "threshold": np.nan, "probability": np.nan, "trials": np.nan}
     sharpe = np.array([sharpe_ratio(column) for column in spread.T])
     best = int(np.nanargmax(np.abs(sharpe)))
     # Whoever turns a factor by the sign of its IC has tried both directions of each.
     both = np.hstack([spread, -spread])
-    trials = max(effective_trials(both, two_sided=False, seed=seed), 1.0)
+    trials = max(effective_trials(both, two_sided=False, block=block, seed=seed), in_ledger, 1.0)
     result = deflated_sharpe(
         spread[:, best] * np.sign(sharpe[best]),
         trials=trials,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from qlib_llm_alpha.cli import main
+from qlib_llm_alpha.data.provider_files import read_calendar
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.library.factor_set import load_factor_set
 from tests.support.provider import START, VALID
@@ -62,7 +65,10 @@ def test_tune_is_read_only_for_what_was_admitted_and_counted(call, tmp_path: Pat
     code, _, _ = call(*options, "--alpha", "1.0", "--json")
     assert code == 0
     facts = json.loads((tmp_path / "session" / "session.json").read_text())
-    assert TrialLedger(tmp_path / "ledger").tune_reads() == facts["admitted"] == len(facts["tune"])
+    ledger = TrialLedger(tmp_path / "ledger")
+    assert ledger.tune_reads() == facts["admitted"] == len(facts["tune"])
+    for row in ledger.chain.rows("tune_read"):
+        assert (row.body["basis"]["start"], row.body["basis"]["end"]) == VALID
     if facts["admitted"]:
         assert load_factor_set(tmp_path / "session" / "library.yaml").names == ("fade",)
 
@@ -84,10 +90,46 @@ def test_a_folder_with_a_session_is_refused_before_anything_is_computed(call, tm
         (("--start", "2020-07-01", "--end", "2020-07-31"), "begin search earlier"),
         ((*SEARCH, "--formulas", "no such set"), "no file"),
         ((*SEARCH, "--alpha", "0"), "alpha is 0.0"),
+        ((*SEARCH, "--trials", "0"), "something to judge"),
+        ((*SEARCH, "--trials", "-5"), "--trials is -5"),
         ((*SEARCH, "--label", "$close/Ref($close,1)"), "reads no later day"),
     ],
 )
 def test_a_bad_call_says_what_to_do(call, options: tuple[str, ...], words: str) -> None:
-    code, _, complaint = call(*options, "--trials", "5")
+    code, _, complaint = call("--trials", "5", *options)
     assert code == 2
     assert words in complaint
+
+
+def test_a_ledger_or_a_session_that_is_a_file_is_refused_before_anything_is_computed(call, tmp_path: Path) -> None:
+    (tmp_path / "ledger").write_text("")
+    code, _, complaint = call(*SEARCH, "--trials", "5")
+    assert (code, "is a file" in complaint) == (2, True)
+    (tmp_path / "ledger").unlink()
+    (tmp_path / "session").write_text("")
+    code, _, complaint = call(*SEARCH, "--trials", "5")
+    assert (code, "is a file" in complaint) == (2, True)
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_field_that_begins_after_search_changes_nothing(
+    small_provider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Proposals are made of the fields that have a value by the end of search."""
+    written = []
+    for name in ("without", "later"):
+        provider = Path(shutil.copytree(small_provider, tmp_path / name))
+        for file in provider.glob("features/*/vwap.day.bin"):
+            if name == "without":
+                file.unlink()
+            else:
+                values = np.fromfile(file, dtype="<f4")
+                reaches_the_end = int(values[0]) + len(values) - 1 == len(read_calendar(provider))
+                values[1 : -20 if reaches_the_end else None] = np.nan
+                values.tofile(file)
+        out = tmp_path / f"session {name}"
+        options = ["--provider", str(provider), "--universe", "csi300", "--trials", "20", "--out", str(out)]
+        assert main(["mine", *SEARCH, *options, "--ledger", str(tmp_path / f"ledger {name}")]) == 0
+        written.append(pd.read_parquet(out / "verdicts.parquet"))
+    capsys.readouterr()
+    pd.testing.assert_frame_equal(*written)

@@ -16,7 +16,7 @@ from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.library.factor_set import load_factor_set
 from qlib_llm_alpha.mining.admission import Rules
-from qlib_llm_alpha.mining.candidates import listed_candidates, random_candidates
+from qlib_llm_alpha.mining.candidates import Candidate, listed_candidates, random_candidates
 from qlib_llm_alpha.mining.session import Session, mine, read_tune
 from tests.support.poison import poisoned
 
@@ -84,6 +84,11 @@ def test_the_folder_holds_the_session_and_is_not_overwritten(
         assert load_factor_set(tmp_path / "out" / "library.yaml") == found.factor_set
     with pytest.raises(ConfigError, match="holds a session"):
         found.write(tmp_path / "out")
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(ConfigError, match="is a file"):
+        found.write(tmp_path / "file")
+    with pytest.raises(ConfigError, match="holds other things"):
+        found.write(tmp_path)
 
 
 def test_figures_of_the_session_are_there_and_make_sense(session: tuple[Session, TrialLedger]) -> None:
@@ -101,16 +106,47 @@ def test_figures_of_the_session_are_there_and_make_sense(session: tuple[Session,
     assert "csi300 (members of the day)" in found.report()
 
 
-def test_random_formulas_as_a_null_are_compared_but_never_admitted_or_counted(market: Market, tmp_path: Path) -> None:
+def test_candidates_given_are_held_against_random_formulas_that_are_neither_admitted_nor_counted(
+    market: Market, tmp_path: Path
+) -> None:
     ledger = TrialLedger(tmp_path)
-    formulas = [one.expression for one in random_candidates(20, FIELDS, seed=9)]
-    found = mine(
-        listed_candidates("classic"), searched(market), rules=RULES, random_formulas=formulas, ledger=ledger, nulls=0
-    )
+    given = listed_candidates("classic")
+    found = mine(given, searched(market), rules=RULES, null_fields=FIELDS, ledger=ledger, nulls=0)
     assert found.random is not None
-    assert found.random.null_name == "random formulas"
+    assert found.random.draws == 19
+    assert "of the same turnover" in found.random.null_name
+    assert found.random.p < 0.3, "one of them is planted"
     assert found.shifted is found.shuffled is None
-    assert ledger.count() == len(found.admission.family) <= len(load_factor_set("classic").factors)
+    assert ledger.count() == len(found.admission.family) <= len(given)
+    assert {one.candidate.proposer for one in found.admission.judged} == {one.proposer for one in given}
+
+
+def test_random_proposals_have_no_random_null(market: Market) -> None:
+    proposed = random_candidates(15, FIELDS, seed=2)
+    assert mine(proposed, searched(market), rules=RULES, null_fields=FIELDS, nulls=0).random is None
+
+
+def test_trials_of_other_runs_on_the_same_data_deflate_the_sharpe_ratio(market: Market, tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path)
+    first = mine(listed_candidates("classic"), searched(market), rules=RULES, ledger=ledger, nulls=0)
+    mine(random_candidates(60, FIELDS, seed=2), searched(market), rules=RULES, ledger=ledger, nulls=0)
+    again = mine(listed_candidates("classic"), searched(market), rules=RULES, ledger=ledger, nulls=0)
+    assert first.other_trials == 0
+    assert again.other_trials == ledger.count() - len(again.admission.family) > 20
+    assert again.deflated["trials"] > first.deflated["trials"]
+    assert again.deflated["probability"] < first.deflated["probability"]
+    assert again.deflated["formula"] == first.deflated["formula"]
+
+
+def test_a_label_of_many_days_gets_longer_blocks_and_a_ratio_of_days_that_share_nothing(market: Market) -> None:
+    label = parse("Ref($close,-11)/Ref($close,-1)-1", allow_future=True)
+    panel = market_panel(market, end=WALLS.search.end)
+    data = SearchData.of(panel, WALLS.search, label, universe="csi300", data="planted 3")
+    found = mine(listed_candidates("classic"), data, rules=RULES, nulls=0)
+    assert found.admission.null is not None
+    assert found.admission.null.blocks == -(-len(data.days) // 22)
+    assert 0 <= found.pbo <= 1
+    assert np.isfinite(found.deflated["probability"])
 
 
 def test_nothing_after_search_moves_a_verdict_by_a_bit(market: Market) -> None:
@@ -135,11 +171,18 @@ def test_tune_is_read_for_admitted_factors_and_nothing_later(market: Market) -> 
         read_tune(chosen, panel, shorter, LABEL)
 
 
-def test_a_session_without_candidates_admits_nothing_and_says_so(market: Market) -> None:
-    found = mine([], searched(market), rules=RULES)
+@pytest.mark.parametrize("formulas", [[], ["$close/$close"]])
+def test_a_session_without_a_score_admits_nothing_and_is_written(
+    market: Market, tmp_path: Path, formulas: list[str]
+) -> None:
+    candidates = [Candidate(parse(text), "human") for text in formulas]
+    found = mine(candidates, searched(market), rules=RULES, null_fields=FIELDS, ledger=TrialLedger(tmp_path / "ledger"))
+    found.write(tmp_path / "out")
+    assert pd.read_parquet(tmp_path / "out" / "series.parquet").shape == (len(found.days), 0)
+    assert (tmp_path / "out" / "session.json").exists()
     assert found.factor_set is None
     assert found.to_dict()["run_p"] is None
-    assert "0 candidates" in found.report()
+    assert f"{len(formulas)} candidates, 0 with an IC" in found.report()
 
 
 def test_candidates_from_a_text_are_human_and_bad_lines_are_refused(tmp_path: Path) -> None:
