@@ -199,7 +199,7 @@ class Chain:
             mark = _Mark(**json.loads(text))
         except (ValueError, TypeError) as error:
             raise ChainError(f"{self._head_path}: damaged; expected count, end, hash and start; {_RESTORE}") from error
-        if mark.text() != text:
+        if not all(isinstance(value, int) for value in (mark.count, mark.end, mark.start)) or mark.text() != text:
             raise ChainError(f"{self._head_path}: damaged; expected what this package writes; {_RESTORE}")
         return mark
 
@@ -432,7 +432,7 @@ def _read(line: bytes) -> Row:
 def _row_or_none(line: bytes) -> Row | None:
     try:
         return _read(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

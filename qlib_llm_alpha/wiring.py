@@ -200,6 +200,8 @@ def mine_factors(
     book = TrialLedger(ledger)
     if trials < 0 or not (trials or formulas):
         raise ConfigError(f"--trials is {trials!r} and no --formulas were given; expected something to judge; add some")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; expected 0 or more; give another one")
     segments = {"train": (start, end)} if tune is None else {"train": (start, end), "valid": tune}
     walls = Walls.from_segments(segments)
     rules = Rules(alpha=alpha)
@@ -252,12 +254,8 @@ def run_self_test(
 def show_ledger(folder: Path) -> LedgerSummary:
     """Count what a ledger holds, and how many independent trials its trials amount to."""
     from qlib_llm_alpha.evaluation.ledger import open_ledger, summarise
-    from qlib_llm_alpha.evaluation.max_null import BLOCK, FEWEST_BLOCKS, effective_trials
 
-    ledger = open_ledger(folder)
-    series = ledger.series().to_numpy()
-    enough = len(series) >= BLOCK * FEWEST_BLOCKS
-    return summarise(ledger, effective_trials=effective_trials(series) if enough else None)
+    return summarise(open_ledger(folder))
 
 
 def verify_ledger(folder: Path, anchor: Head | None = None) -> list[Fault]:
@@ -303,9 +301,15 @@ def cross_validate_formulas(
 
 
 def run_guards(
-    config: Path, *, guards: Sequence[str] | None = None, with_model: bool = False, days: int = 2, seed: int = 0
+    config: Path,
+    *,
+    guards: Sequence[str] | None = None,
+    with_model: bool = False,
+    days: int = 2,
+    seed: int = 0,
+    timeout_s: float,
 ) -> GuardReport:
     """Run the leak guards on the handler, the segments and the model of a workflow file."""
     from qlib_llm_alpha.guard.workflow_file import guard_workflow
 
-    return guard_workflow(config, guards=guards, with_model=with_model, days=days, seed=seed)
+    return guard_workflow(config, guards=guards, with_model=with_model, days=days, seed=seed, timeout_s=timeout_s)

@@ -550,3 +550,18 @@ def test_a_writer_that_is_killed_leaves_a_log_that_goes_on(tmp_path: Path) -> No
         assert chain.verify(chain.head()) == []
         assert chain.head().count > known + 20
         known = chain.head().count
+
+
+def test_a_head_of_wrong_types_and_a_row_too_deep_to_read_are_named_not_raised(tmp_path: Path) -> None:
+    chain = Chain(tmp_path / "log.jsonl")
+    chain.append([("a", {"x": 1}), ("b", {"x": 2})])
+    head = next(path for path in chain.files if path.suffix == ".head")
+    whole = head.read_bytes()
+    head.write_bytes(whole.replace(b'"count":2', b'"count":"2"'))
+    assert chain.verify()
+    with pytest.raises(ChainError):
+        chain.append([("c", {})])
+    head.write_bytes(whole)
+    with (tmp_path / "log.jsonl").open("ab") as stream:
+        stream.write(b"[" * 100_000 + b"\n")
+    assert chain.verify()

@@ -63,7 +63,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _lines(found: LedgerSummary) -> Iterator[str]:
-    effective = "not computed" if found.effective_trials is None else f"{found.effective_trials:.1f}"
+    effective = f"{found.effective_trials:.1f}"
     yield f"Ledger {found.folder}: {found.trials} trials, {found.scorings} scorings, effective trials {effective}"
     yield f"  anchor {found.head.count}:{found.head.hash}"
     for proposer, trials in found.by_proposer.items():

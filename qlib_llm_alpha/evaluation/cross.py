@@ -231,6 +231,13 @@ class Resampling:
     draws: int = 1000
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0 or self.draws < 1:
+            raise ConfigError(
+                f"resampling has seed {self.seed!r} and {self.draws!r} draws; expected no negative seed and at least one "
+                "draw; 0 and 1000 are usual"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class MarketDays:

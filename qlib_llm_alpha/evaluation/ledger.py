@@ -25,6 +25,7 @@ from qlib_llm_alpha.chain import Chain, Fault, Head, Row
 from qlib_llm_alpha.engine.panel import Days, as_days
 from qlib_llm_alpha.errors import ChainError, ConfigError, PanelError
 from qlib_llm_alpha.evaluation.basis import Basis, is_count
+from qlib_llm_alpha.evaluation.max_null import BLOCK, FEWEST_BLOCKS, effective_trials
 
 TRIAL, TUNE_READ, OPENING = "trial", "tune_read", "opening"
 
@@ -202,6 +203,16 @@ class TrialLedger:
         joined.columns.name = "row"
         return joined
 
+    def effective_trials(self, *, data: str | None = None) -> float:
+        """Return how many independent trials the distinct ones amount to; without enough days, their number.
+
+        A trial without daily series, or with too few days to be compared, counts in full.
+        """
+        count, series = self.count(data=data), self.series(data=data)
+        if len(series) < BLOCK * FEWEST_BLOCKS:
+            return float(count)
+        return effective_trials(series.to_numpy(np.float64)) + count - series.shape[1]
+
     def tune_reads(self, *, data: str | None = None, run: str | None = None) -> int:
         """Return how often the outcomes of the tune segment were looked at."""
         return sum(sum(body["reads"].values()) for _, body in self._bodies(data, run, TUNE_READ))
@@ -259,7 +270,7 @@ class TrialLedger:
 
     def _series_fault(self, name: str) -> str:
         path = self._path(name)
-        if not path.exists():
+        if not path.is_file():
             return f"series file {path.name} is missing"
         if hashlib.sha256(path.read_bytes()).hexdigest() != name:
             return f"series file {path.name} was changed: its content does not have the hash of its name"
@@ -295,14 +306,14 @@ class LedgerSummary:
 
     ``trials`` are distinct, ``scorings`` all that were logged; ``by_proposer`` and ``by_verdict`` (verdict, reason)
     count distinct trials by their first scoring, most first. ``effective_trials`` is how many independent trials would
-    offer chance as much, None where nobody computed it. ``openings`` are the openings of sealed segments as logged.
+    offer chance as much. ``openings`` are the openings of sealed segments as logged.
     """
 
     folder: str
     head: Head
     trials: int
     scorings: int
-    effective_trials: float | None
+    effective_trials: float
     by_proposer: Mapping[str, int]
     by_verdict: Mapping[tuple[str, str], int]
     tune_reads: Mapping[str, int]
@@ -317,8 +328,8 @@ class LedgerSummary:
         }
 
 
-def summarise(ledger: TrialLedger, *, effective_trials: float | None = None) -> LedgerSummary:
-    """Count what a ledger holds; ``effective_trials`` is handed through."""
+def summarise(ledger: TrialLedger) -> LedgerSummary:
+    """Count what a ledger holds."""
     rows = list(ledger.chain.rows())
     scorings = [(row.number, row.body) for row in rows if row.kind == TRIAL]
     distinct = [body for _, body in _first_scorings(scorings).values()]
@@ -331,7 +342,7 @@ def summarise(ledger: TrialLedger, *, effective_trials: float | None = None) -> 
         head=Head(len(rows), rows[-1].hash) if rows else ledger.head(),
         trials=len(distinct),
         scorings=len(scorings),
-        effective_trials=effective_trials,
+        effective_trials=ledger.effective_trials(),
         by_proposer=dict(Counter(body["proposer"] for body in distinct).most_common()),
         by_verdict=dict(Counter((body["verdict"], body["reason"]) for body in distinct).most_common()),
         tune_reads=dict(reads.most_common()),

@@ -7,7 +7,8 @@ share stays together too. The largest ``|t|`` of many such turnings is what chan
 A candidate's ``t`` is taken from the sums of its blocks, ``sum(S) / sqrt(sum(S^2))``. Turning signs leaves the
 denominator alone, so that the distribution of the maximum is exact for block sums that are independent and symmetric,
 whatever their variance, and needs no estimate of autocorrelation beyond the length of a block. A series that keeps its
-sign for weeks, or is very skewed, breaks that: with an autocorrelation of 0.6 one worthless run in eight has p below 0.05.
+sign for weeks, or is very skewed, breaks that: with an autocorrelation of 0.6 one worthless run in eight has p below
+0.05.
 
 NaN rule: a day without an IC adds nothing to its block. A candidate with values in fewer than ``FEWEST_BLOCKS`` blocks
 has no ``t``, and its p is 1.
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from qlib_llm_alpha.errors import ConfigError, PanelError
+from qlib_llm_alpha.evaluation.many_trials import sidak_p
 
 Array = NDArray[np.float64]
 
@@ -99,11 +101,11 @@ def max_null(series: Array, *, block: int = BLOCK, draws: int = 2000, seed: int 
     ConfigError
         A block or number of draws below 1, or fewer than ``FEWEST_BLOCKS`` blocks of days.
     """
-    scaled, t = _scaled_block_sums(series, block, draws)
+    scaled, t, filled = _scaled_block_sums(series, block, draws, seed)
     blocks = len(scaled)
     known = ~np.isnan(t)
     p = np.ones(len(t))
-    p[known] = _p_of_t(t[known], blocks)
+    p[known] = _p_of_t(t[known], filled[known])
     order = np.flatnonzero(known)[np.argsort(np.abs(t[known]), kind="stable")]
     signs = _signs(blocks, draws, seed)
     best = np.zeros(draws)
@@ -127,7 +129,7 @@ def max_null(series: Array, *, block: int = BLOCK, draws: int = 2000, seed: int 
         p=p,
         adjusted_p=adjusted,
         run_p=run_p,
-        sidak_p=float(-np.expm1(max(effective, 1.0) * np.log1p(-min(smallest, 1.0 - 1e-16)))) if len(order) else 1.0,
+        sidak_p=sidak_p(smallest, max(effective, 1.0)) if len(order) else 1.0,
         effective=effective,
         critical_t=float(np.quantile(best, 0.95)) if len(order) else float("nan"),
         blocks=blocks,
@@ -154,31 +156,35 @@ def effective_trials(
     -------
     float
         ``N`` with ``(1 - p)^N = 1/2``, where ``p`` is the chance that a single trial passes the median of the
-        maximum that turned signs give; at most K, and 1 or more apart from the error of drawing. 0 without a usable
-        trial.
+        maximum that turned signs give; at most K, and 1 or more apart from the error of drawing. A trial with
+        too few days to be compared counts as one. 0 without a trial.
     """
-    scaled, t = _scaled_block_sums(series, block, draws)
+    scaled, t, _ = _scaled_block_sums(series, block, draws, seed)
     kept = scaled[:, ~np.isnan(t)]
+    alone = len(t) - int(kept.shape[1])
     if not kept.shape[1]:
-        return 0.0
+        return float(alone)
     best = np.full(draws, -np.inf)
     for _, turned in _turned(kept, _signs(len(scaled), draws, seed)):
         best = np.maximum(best, (np.abs(turned) if two_sided else turned).max(axis=1))
-    return _effective(best, len(scaled), kept.shape[1], two_sided=two_sided)
+    return _effective(best, len(scaled), kept.shape[1], two_sided=two_sided) + float(alone)
 
 
-def _scaled_block_sums(series: Array, block: int, draws: int) -> tuple[Array, Array]:
-    """Return the block sums over their norm, (B, K), and their sum, which is ``t``."""
+def _scaled_block_sums(series: Array, block: int, draws: int, seed: int) -> tuple[Array, Array, Array]:
+    """Return the block sums over their norm, (B, K), their sum, which is ``t``, and how many blocks have a value."""
     values = np.asarray(series, dtype=np.float64)
     if values.ndim != 2 or np.isinf(values).any():
         raise PanelError(
             f"series has shape {values.shape}; expected (days, candidates) without infinite values; stack one column "
             "for each candidate"
         )
-    if block < 1 or draws < 1:
-        raise ConfigError(f"block is {block!r} and draws {draws!r}; expected 1 or more of both; 10 and 2000 are usual")
+    if block < 1 or draws < 1 or seed < 0:
+        raise ConfigError(
+            f"block is {block!r}, draws {draws!r} and seed {seed!r}; expected 1 or more of the first two, and no "
+            "negative seed; 10, 2000 and 0 are usual"
+        )
     if values.shape[1] == 0:
-        return np.empty((0, 0)), np.empty(0)
+        return np.empty((0, 0)), np.empty(0), np.empty(0)
     starts = np.arange(0, len(values), block)
     if len(starts) < FEWEST_BLOCKS:
         raise ConfigError(
@@ -187,11 +193,11 @@ def _scaled_block_sums(series: Array, block: int, draws: int) -> tuple[Array, Ar
         )
     known = ~np.isnan(values)
     sums = np.add.reduceat(np.where(known, values, 0.0), starts, axis=0)
-    filled = np.add.reduceat(known, starts, axis=0, dtype=np.int64) > 0
+    filled = (np.add.reduceat(known, starts, axis=0, dtype=np.int64) > 0).sum(axis=0)
     norm = np.sqrt(np.sum(sums**2, axis=0))
-    usable = (filled.sum(axis=0) >= FEWEST_BLOCKS) & (norm > 0)
+    usable = (filled >= FEWEST_BLOCKS) & (norm > 0)
     scaled = np.divide(sums, norm, out=np.zeros_like(sums), where=usable)
-    return scaled, np.where(usable, scaled.sum(axis=0), np.nan)
+    return scaled, np.where(usable, scaled.sum(axis=0), np.nan), filled.astype(np.float64)
 
 
 def _signs(blocks: int, draws: int, seed: int) -> Array:
@@ -205,7 +211,7 @@ def _turned(scaled: Array, signs: Array) -> Iterator[tuple[int, Array]]:
         yield start, signs @ scaled[:, start : start + _COLUMNS_AT_ONCE]
 
 
-def _p_of_t(t: Array, blocks: int) -> Array:
+def _p_of_t(t: Array, blocks: Array | float) -> Array:
     """Return the two-sided p: with the mean known to be 0, this ``t`` follows from Student's with one block less."""
     room = np.maximum(blocks - t**2, 1e-12)
     p: Array = 2.0 * stats.t.sf(np.abs(t) * np.sqrt((blocks - 1) / room), blocks - 1)
@@ -214,7 +220,7 @@ def _p_of_t(t: Array, blocks: int) -> Array:
 
 def _effective(best: Array, blocks: int, trials: int, *, two_sided: bool) -> float:
     middle = float(np.median(best))
-    p = float(_p_of_t(np.array([middle]), blocks)[0])
+    p = float(_p_of_t(np.array([middle]), float(blocks))[0])
     if not two_sided:
         p = p / 2 if middle > 0 else 1 - p / 2
     found = float(np.log(0.5) / np.log1p(-p)) if 0 < p < 1 else (1.0 if p >= 1 else float("inf"))

@@ -46,8 +46,8 @@ class OpeningKey:
         check_period(self.start, self.end)
 
     def conflicts(self, other: OpeningKey) -> bool:
-        """Say whether two sealed ranges of one market, whatever the case of its letters, share a day."""
-        same_market = self.market.casefold() == other.market.casefold()
+        """Say whether two sealed ranges share a day of one market, by its name or by the same data."""
+        same_market = self.market.casefold() == other.market.casefold() or self.data == other.data
         return same_market and self.start <= other.end and other.start <= self.end
 
 

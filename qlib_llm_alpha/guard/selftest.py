@@ -93,7 +93,7 @@ def _session(kind: Kind, seed: int, trials: int) -> Session:
     walls = Walls.from_segments(_SEGMENTS)
     label = parse(_LABEL, allow_future=True)
     panel = market_panel(market, end=walls.search.end)
-    data = SearchData.of(panel, walls.search, label, universe="csi300", data=f"{kind} {seed}")
+    data = SearchData.of(panel, walls.search, label, universe="all", data=f"{kind} {seed}")
     candidates = [*listed_candidates("classic"), *random_candidates(trials, MINED_FIELDS, seed=seed)]
     return mine(candidates, data, seed=seed, nulls=0)
 

@@ -384,7 +384,7 @@ def asdict_credit(credit: Credit) -> dict[str, Any]:
 
 
 def _farthest(data: SearchData) -> int:
-    """Days that a label is moved at least: a quarter, so that no persistence is left."""
+    """Days that a label is moved at least: a quarter of a year, less where the segment is short."""
     return min(60, max(data.label.lookahead + 1, len(data.days) // 4))
 
 

@@ -56,7 +56,7 @@ def test_show_gives_json(ledger: TrialLedger, capsys: pytest.CaptureFixture[str]
     assert [opening["spent"] for opening in shown["openings"]] == [False, True]
 
 
-def test_show_of_series_too_short_for_an_effective_number_says_so(
+def test_series_too_short_to_be_compared_count_in_full(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TrialLedger(tmp_path).record(
@@ -68,7 +68,7 @@ def test_show_of_series_too_short_for_an_effective_number_says_so(
         run="r",
     )
     assert main(["ledger", "show", "--ledger", str(tmp_path)]) == 0
-    assert "effective trials not computed" in capsys.readouterr().out
+    assert "effective trials 1.0" in capsys.readouterr().out
 
 
 def test_verify_of_a_whole_ledger_exits_0(ledger: TrialLedger, capsys: pytest.CaptureFixture[str]) -> None:

@@ -370,8 +370,8 @@ def test_the_summary_counts_distinct_trials_reads_and_openings(ledger: TrialLedg
     key = OpeningKey("config", "set", "data-1", "csi300", "2021-01-04", "2021-12-31")
     open_segment(ledger, key, run="run-2")
     open_segment(ledger, replace(key, configuration="other"), force="asked for")
-    found = summarise(ledger, effective_trials=2.5)
-    assert (found.trials, found.scorings, found.effective_trials) == (3, 4, 2.5)
+    found = summarise(ledger)
+    assert (found.trials, found.scorings, found.effective_trials) == (3, 4, ledger.effective_trials())
     assert found.by_proposer == {"random": 2, "seed": 1}
     assert found.by_verdict == {("rejected", "weak"): 2, ("admitted", ""): 1}
     assert found.tune_reads == {"early stopping": 9, "ladder": 5}
@@ -389,3 +389,18 @@ def test_the_summary_counts_distinct_trials_reads_and_openings(ledger: TrialLedg
 def test_the_summary_of_an_empty_ledger_counts_nothing(ledger: TrialLedger) -> None:
     found = summarise(ledger)
     assert (found.trials, found.scorings, found.head, found.openings) == (0, 0, ledger.head(), ())
+
+
+def test_effective_trials_count_in_full_what_cannot_be_compared(tmp_path: Path) -> None:
+    ledger = TrialLedger(tmp_path)
+    days = np.arange("2020-01-01", "2020-12-31", dtype="datetime64[D]")
+    basis = replace(BASIS, start=str(days[0]), end=str(days[-1]))
+    alike = np.repeat(np.random.default_rng(0).normal(size=(len(days), 1)), 4, axis=1)
+    ledger.record([Trial(f"a{n}", "$close", "human") for n in range(4)], alike, days, basis=basis, data="d", run="r")
+    ledger.record([Trial(f"b{n}", "$close", "human") for n in range(3)], None, days, basis=basis, data="d", run="r")
+    short = np.ones((20, 2))
+    ledger.record(
+        [Trial(f"c{n}", "$close", "human") for n in range(2)], short, days[:20], basis=basis, data="d", run="r"
+    )
+    assert ledger.effective_trials(data="d") == pytest.approx(1 + 3 + 2, abs=0.2)
+    assert ledger.effective_trials(data="other") == 0.0

@@ -150,7 +150,8 @@ def test_nothing_to_test_is_no_evidence() -> None:
     found = max_null(np.full((200, 2), np.nan), draws=20)
     assert found.run_p == found.sidak_p == 1.0
     assert found.effective == 0.0
-    assert effective_trials(np.full((200, 2), np.nan)) == 0.0
+    assert effective_trials(np.full((200, 2), np.nan)) == 2.0, "what cannot be compared counts in full"
+    assert effective_trials(np.empty((200, 0))) == 0.0
     assert max_null(np.empty((200, 0))).run_p == 1.0
 
 
@@ -172,8 +173,24 @@ def test_many_columns_in_portions_give_what_they_give_at_once() -> None:
         (np.zeros((FEWEST_BLOCKS * 10 - 10, 2)), {}, ConfigError, "longer segment"),
         (np.zeros((200, 2)), {"block": 0}, ConfigError, "block is 0"),
         (np.zeros((200, 2)), {"draws": 0}, ConfigError, "draws 0"),
+        (np.zeros((200, 2)), {"seed": -1}, ConfigError, "seed -1"),
     ],
 )
 def test_bad_input_is_refused_with_what_to_do(series: np.ndarray, settings: dict, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         max_null(series, **settings)
+
+
+def test_trials_of_few_days_count_in_full_beside_those_that_can_be_compared() -> None:
+    series = np.full((600, 25), np.nan)
+    series[:, :5] = noise(600, 1, seed=8)
+    series[:40, 5:] = noise(40, 20, seed=9)
+    assert effective_trials(series) == pytest.approx(21, abs=0.2)
+
+
+def test_a_candidate_alone_is_judged_by_its_own_blocks() -> None:
+    series = np.full((800, 1), np.nan)
+    series[:80, 0] = 1.0 + 0.1 * np.arange(80)
+    gaps = max_null(series, block=10, draws=100)
+    alone = max_null(series[:80], block=10, draws=100)
+    assert gaps.p[0] == pytest.approx(alone.p[0], rel=1e-9)

@@ -92,7 +92,7 @@ def test_the_refusal_says_who_opened_when_and_the_three_ways_out(ledger: TrialLe
 @pytest.mark.parametrize(
     "other",
     [
-        replace(B, market="sp500"),
+        replace(B, market="sp500", data="data-2"),
         replace(B, start="2025-01-01", end="2025-12-31"),
         replace(B, start="2021-01-01", end="2023-01-02"),
     ],
@@ -102,6 +102,11 @@ def test_another_market_or_disjoint_dates_are_another_segment(ledger: TrialLedge
     open_segment(ledger, A)
     opening = open_segment(ledger, other)
     assert (opening.repeated, opening.openings, opening.spent) == (False, 1, False)
+
+
+def test_the_same_data_under_another_name_of_the_market_is_the_same_segment(ledger: TrialLedger) -> None:
+    open_segment(ledger, A)
+    refused(ledger, replace(B, market="sp500"))
 
 
 def test_a_range_that_bridges_two_disjoint_ones_is_refused(ledger: TrialLedger) -> None:
@@ -124,7 +129,7 @@ def test_force_is_logged_and_the_segment_is_spent_ever_after(ledger: TrialLedger
 def test_force_does_not_spend_other_dates_or_markets(ledger: TrialLedger) -> None:
     open_segment(ledger, A)
     open_segment(ledger, B, force="a reviewer asked")
-    assert not open_segment(ledger, replace(C, market="sp500")).spent
+    assert not open_segment(ledger, replace(C, market="sp500", data="data-2")).spent
     assert not open_segment(ledger, replace(C, start="2025-01-01", end="2025-12-31")).spent
 
 
