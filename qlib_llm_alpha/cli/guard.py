@@ -28,6 +28,13 @@ def add_parser(commands: Any) -> None:
     runner.add_argument("--with-model", action="store_true", help="fit the model as well, twice or three times")
     runner.add_argument("--days", type=int, default=2, help="days after which values are replaced (default: 2)")
     runner.add_argument("--seed", type=int, default=0, help="seed of the replaced values (default: 0)")
+    runner.add_argument(
+        "--timeout",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="end a build, or with --with-model a fit, that takes longer (default: 1800)",
+    )
     runner.add_argument("--out", type=Path, metavar="FILE", help="write the findings as JSON to a file")
     runner.add_argument("--json", action="store_true", help="print the findings as JSON")
     runner.set_defaults(run=_run)
@@ -43,6 +50,7 @@ def _run(args: argparse.Namespace) -> int:
         with_model=args.with_model,
         days=args.days,
         seed=args.seed,
+        timeout_s=args.timeout,
     )
     text = json.dumps(report.to_dict(), ensure_ascii=False, indent=1)
     if args.out is not None:

@@ -19,7 +19,7 @@ import cloudpickle
 import pandas as pd
 
 from qlib_llm_alpha.errors import ConfigError
-from qlib_llm_alpha.guard.warm_process import LOG, run_job
+from qlib_llm_alpha.guard.warm_process import LOG, WarmProcesses
 
 Compute: TypeAlias = Callable[[str], pd.DataFrame]
 HandlerConfig: TypeAlias = Mapping[str, Any] | Compute
@@ -103,8 +103,10 @@ class Built:
         return days
 
 
-def build(job: Job, folder: Path) -> Built:
+def build(job: Job, folder: Path, processes: WarmProcesses) -> Built:
     """Do a job in a process of its own whose working directory is below `folder`, and return what it gave.
+
+    A job that takes longer than the time limit of ``processes`` gives an error that says so.
 
     Files that the handler's settings name relative to the present directory are copied there under the same name, so
     that what the handler writes beside them does not touch the originals.
@@ -115,14 +117,26 @@ def build(job: Job, folder: Path) -> Built:
         _bring_files(job.handler, Path.cwd(), work)
     with (folder / JOB).open("wb") as file:
         cloudpickle.dump((list(sys.path), dict(os.environ), cloudpickle.dumps(job)), file)
-    code = run_job(folder)
+    try:
+        code = processes.run(folder)
+    except TimeoutError:
+        return Built(
+            error=f"it was not done after {processes.timeout_s:g} s and was ended, and the last it said is "
+            f"{_last_lines(folder)!r}; find what it waits for, ask for fewer days or instruments, or allow more time "
+            "(timeout_s, on the command line --timeout)"
+        )
     result = folder / RESULT
     if not result.is_file():
-        tail = (folder / LOG).read_text(errors="replace").strip().splitlines()[-_LOG_LINES:]
-        return Built(error=f"the process ended with code {code}: {' | '.join(tail)}")
+        return Built(error=f"the process ended with code {code}: {_last_lines(folder)}")
     with result.open("rb") as file:
         built: Built = pickle.load(file)  # noqa: S301
     return built
+
+
+def _last_lines(folder: Path) -> str:
+    log = folder / LOG
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    return " | ".join(lines[-_LOG_LINES:])
 
 
 def import_paths(system: Mapping[str, Any] | None, config_path: Path | None) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from qlib_llm_alpha.guard.provider_variants import (
     write_truncated,
 )
 from qlib_llm_alpha.guard.segments import declared_ends
+from qlib_llm_alpha.guard.warm_process import TIMEOUT_S, WarmProcesses
 
 _NEAR = 10  # trading days within which a day with more gaps is looked for
 
@@ -105,21 +106,28 @@ class Builds:
         Processes at a time.
     seed : int
         Of replaced values.
+    timeout_s : float
+        Seconds that one build may take before it is ended.
     """
 
-    def __init__(self, subject: Subject, folder: Path, *, workers: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, subject: Subject, folder: Path, *, workers: int = 2, seed: int = 0, timeout_s: float = TIMEOUT_S
+    ) -> None:
         self.subject = subject
         self.seed = seed
         self.calendar = pd.DatetimeIndex(provider_calendar(subject.provider).astype("datetime64[ns]"))
         self._folder = folder
+        self._processes = WarmProcesses(timeout_s)
         self._pool = ThreadPoolExecutor(max_workers=workers)
         self._lock = threading.Lock()
         self._made: dict[str, Future[Any]] = {}
         self._locks: dict[str, threading.Lock] = {}
 
     def close(self) -> None:
-        """Wait for what is being built, and start nothing more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End every process, what is being built included, and start nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._processes.close()
+        self._pool.shutdown(wait=True)
 
     def clean(self) -> Built:
         """Return the subject as it is; ConfigError when it cannot be built."""
@@ -210,7 +218,7 @@ class Builds:
     def _job(self, name: str, job: Job, provider: Callable[[], Path] | None = None) -> Built:
         def run() -> Built:
             root = job.provider if provider is None else str(provider())
-            return build(replace(job, provider=root), self._folder / name)
+            return build(replace(job, provider=root), self._folder / name, self._processes)
 
         built: Built = self._once(name, run).result()
         return built

@@ -6,11 +6,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from qlib_llm_alpha.errors import ConfigError
-from qlib_llm_alpha.guard.finding import Finding, GuardReport, chosen_guards
+from qlib_llm_alpha.guard.finding import GUARDS, Finding, GuardReport, chosen_guards
 from qlib_llm_alpha.guard.fresh_process import Compute, import_paths
 from qlib_llm_alpha.guard.handler_guards import (
     check_extended_window,
@@ -24,6 +25,7 @@ from qlib_llm_alpha.guard.lag import check_lag
 from qlib_llm_alpha.guard.model_poison import check_model_poison
 from qlib_llm_alpha.guard.segments import check_segments
 from qlib_llm_alpha.guard.subject import Builds, Subject
+from qlib_llm_alpha.guard.warm_process import TIMEOUT_S
 
 
 def run_guards(
@@ -40,6 +42,7 @@ def run_guards(
     days: int = 2,
     seed: int = 0,
     workers: int = 2,
+    timeout_s: float = TIMEOUT_S,
 ) -> GuardReport:
     """Ask whether a handler, its segments and its model know what they could not know.
 
@@ -71,7 +74,9 @@ def run_guards(
     seed : int
         Of the replaced values.
     workers : int
-        Processes at a time.
+        Processes at a time; they end with this call.
+    timeout_s : float
+        Seconds that one build may take; one that takes longer is ended, and counts as one that cannot be built.
 
     Returns
     -------
@@ -93,7 +98,7 @@ def run_guards(
         model=model_config,
         paths=import_paths(None, None) if paths is None else tuple(paths),
     )
-    return _run(subject, chosen_guards(guards, with_model=with_model), days, seed, workers)
+    return _run(subject, chosen_guards(guards, with_model=with_model), days, seed, workers, timeout_s)
 
 
 def check_signal(
@@ -105,6 +110,7 @@ def check_signal(
     days: int = 2,
     seed: int = 0,
     workers: int = 2,
+    timeout_s: float = TIMEOUT_S,
 ) -> GuardReport:
     """Ask the same of any function that makes a signal from a provider.
 
@@ -117,7 +123,7 @@ def check_signal(
         The daily provider.
     qlib_settings : mapping, optional
         Settings of ``qlib.init``. Default: region cn.
-    guards, days, seed, workers
+    guards, days, seed, workers, timeout_s
         As for :func:`run_guards`; by default ``poison``, ``truncation`` and ``lag``.
 
     Returns
@@ -127,35 +133,35 @@ def check_signal(
     chosen = chosen_guards(("poison", "truncation", "lag") if guards is None else guards, with_model=False)
     root = Path(provider).expanduser().absolute()
     subject = Subject(compute, dict(qlib_settings or {"region": "cn"}), root, paths=import_paths(None, None))
-    return _run(subject, chosen, days, seed, workers)
+    return _run(subject, chosen, days, seed, workers, timeout_s)
 
 
-def _run(subject: Subject, guards: Sequence[str], days: int, seed: int, workers: int) -> GuardReport:
+def _run(subject: Subject, guards: Sequence[str], days: int, seed: int, workers: int, timeout_s: float) -> GuardReport:
     if days < 1:
         raise ConfigError(f"days is {days!r}; expected 1 or more days after which values are replaced; give 2")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="leak-guards-") as scratch:
-        builds = Builds(subject, Path(scratch), workers=workers, seed=seed)
-        try:
-            builds.clean()
-            chosen = builds.days(days)
-            questions: dict[str, Callable[[], Finding]] = {
-                "segments": lambda: _segments(builds),
-                "poison": lambda: check_poison(builds, chosen),
-                "truncation": lambda: check_truncation(builds, chosen),
-                "lag": lambda: check_lag(builds),
-                "label_reach": lambda: check_label_reach(builds),
-                "model_poison": lambda: check_model_poison(builds),
-                "extended_window": lambda: check_extended_window(builds),
-                "normaliser": lambda: check_normaliser(builds),
-                "stale_cache": lambda: check_stale_cache(builds),
-            }
-            # The guards wait for builds, which are made a few at a time.
-            with ThreadPoolExecutor(max_workers=len(questions)) as pool:
-                asked = {name: pool.submit(questions[name]) for name in guards if name in questions}
-                findings = tuple(asked[name].result() for name in asked)
-        finally:
-            builds.close()
+    # The guards wait for builds, which are made a few at a time: what ends the builds must come before what waits for
+    # the guards.
+    with (
+        tempfile.TemporaryDirectory(prefix="leak-guards-") as scratch,
+        ThreadPoolExecutor(max_workers=len(GUARDS)) as pool,
+        closing(Builds(subject, Path(scratch), workers=workers, seed=seed, timeout_s=timeout_s)) as builds,
+    ):
+        builds.clean()
+        chosen = builds.days(days)
+        questions: dict[str, Callable[[], Finding]] = {
+            "segments": lambda: _segments(builds),
+            "poison": lambda: check_poison(builds, chosen),
+            "truncation": lambda: check_truncation(builds, chosen),
+            "lag": lambda: check_lag(builds),
+            "label_reach": lambda: check_label_reach(builds),
+            "model_poison": lambda: check_model_poison(builds),
+            "extended_window": lambda: check_extended_window(builds),
+            "normaliser": lambda: check_normaliser(builds),
+            "stale_cache": lambda: check_stale_cache(builds),
+        }
+        asked = {name: pool.submit(questions[name]) for name in guards if name in questions}
+        findings = tuple(asked[name].result() for name in asked)
     dates = tuple(f"{day:%Y-%m-%d}" for day in chosen)
     return GuardReport(subject.name, findings, dates, seed, time.monotonic() - began)
 

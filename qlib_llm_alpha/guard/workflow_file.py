@@ -17,6 +17,7 @@ from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.guard.finding import GuardReport
 from qlib_llm_alpha.guard.fresh_process import import_paths
 from qlib_llm_alpha.guard.suite import run_guards
+from qlib_llm_alpha.guard.warm_process import TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def guard_workflow(
     days: int = 2,
     seed: int = 0,
     workers: int = 2,
+    timeout_s: float = TIMEOUT_S,
 ) -> GuardReport:
     """Run the guards on the handler, the segments and the model of a workflow file; see ``run_guards``."""
     workflow = read_workflow(path)
@@ -103,6 +105,7 @@ def guard_workflow(
         days=days,
         seed=seed,
         workers=workers,
+        timeout_s=timeout_s,
     )
 
 
