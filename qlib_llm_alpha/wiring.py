@@ -215,6 +215,9 @@ def mine_factors(
         universe=universe,
         data=provider_fingerprint(provider),
     )
+    if walls.tune is not None:
+        # Refuses days that the calendar does not have before anything is scored.
+        walls.purged(open_panel(provider, universe, end=walls.tune.end).days, "valid", target.lookahead)
     given = [one for file in formulas for one in listed_candidates(file, fields)]
     taken = {one.expression.id for one in given} | {one.id for one in known}
     # A field that begins after search is not there yet.

@@ -17,7 +17,7 @@ from qlib_llm_alpha.data.embedded.in_memory import market_panel
 from qlib_llm_alpha.data.embedded.plants import PLANTS
 from qlib_llm_alpha.data.embedded.simulate import Kind, simulate
 from qlib_llm_alpha.data.embedded.write import write_market
-from qlib_llm_alpha.errors import ExpressionError, QlibLLMAlphaError, WallError
+from qlib_llm_alpha.errors import ConfigError, ExpressionError, QlibLLMAlphaError, WallError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
 from qlib_llm_alpha.evaluation.openings import OpeningKey, open_segment
@@ -65,6 +65,8 @@ def self_test(
     -------
     list of SelfTestRow
     """
+    if seed < 0 or trials < 0:
+        raise ConfigError(f"seed is {seed} and trials {trials}; expected no negative number; 0 and 300 are usual")
     questions: tuple[Callable[[], tuple[str, str, str, bool]], ...] = (
         lambda: _planted(seed, trials),
         lambda: _noise(seed, trials),

@@ -166,9 +166,9 @@ class Session:
             "other_trials": self.other_trials,
             "pbo": _plain(self.pbo),
             "deflated_sharpe": {name: _plain(value) for name, value in self.deflated.items()},
-            "credit_over_shuffled_labels": None if self.shuffled is None else asdict_credit(self.shuffled),
-            "credit_over_shifted_labels": None if self.shifted is None else asdict_credit(self.shifted),
-            "credit_over_random_formulas": None if self.random is None else asdict_credit(self.random),
+            "credit_over_shuffled_labels": None if self.shuffled is None else _credit_dict(self.shuffled),
+            "credit_over_shifted_labels": None if self.shifted is None else _credit_dict(self.shifted),
+            "credit_over_random_formulas": None if self.random is None else _credit_dict(self.random),
             "factor_set": None if chosen is None else {"id": chosen.id, "names": list(chosen.names)},
             "tune": [card.to_dict() for card in self.tune],
         }
@@ -261,7 +261,8 @@ def mine(
     run : str
         Name of the run in the ledger.
     nulls : int
-        Labels shuffled across instruments, and as many moved in time, that every candidate is scored against; 0: none.
+        Labels shuffled across instruments (where labels of neighbouring days do not overlap), and as many moved in
+        time, that every candidate is scored against; 0: none.
 
     Returns
     -------
@@ -269,9 +270,11 @@ def mine(
     """
     rules = rules or Rules()
     labels: list[PreparedLabel] = []
+    # Shuffled anew each day, labels that overlap would lose what neighbouring days share, and any t would look large.
+    shuffles = nulls if _stride(data) == 1 else 0
     if nulls:
         moved = draw_shifts(len(data.days), nulls, minimum=_farthest(data), seed=seed)
-        labels += [shuffled_prepared_label(data.prepared, seed=seed + draw) for draw in range(nulls)]
+        labels += [shuffled_prepared_label(data.prepared, seed=seed + draw) for draw in range(shuffles)]
         labels += [shifted_prepared_label(data.prepared, data.rows, int(days)) for days in moved]
     found = admit(
         candidates,
@@ -296,8 +299,8 @@ def mine(
         seed=seed,
         window=data.window,
         days=data.days,
-        shuffled=_credit(found, slice(nulls), "labels shuffled across instruments") if labels else None,
-        shifted=_credit(found, slice(nulls, None), "labels moved in time") if labels else None,
+        shuffled=_credit(found, slice(shuffles), "labels shuffled across instruments") if shuffles else None,
+        shifted=_credit(found, slice(shuffles, None), "labels moved in time") if nulls else None,
         random=random,
         other_trials=0 if ledger is None else _other_trials(found, data, ledger),
         pbo=_pbo(*long_short),
@@ -378,8 +381,7 @@ def free_folder(folder: Path) -> None:
         raise ConfigError(f"{str(folder)!r} {what}; expected a new folder: name another with --out")
 
 
-def asdict_credit(credit: Credit) -> dict[str, Any]:
-    """Return a credit as plain values."""
+def _credit_dict(credit: Credit) -> dict[str, Any]:
     return {name: _plain(value) for name, value in asdict(credit).items() if not isinstance(value, np.ndarray)}
 
 

@@ -81,3 +81,8 @@ def test_the_command_prints_a_table_and_fails_when_a_row_does(
     monkeypatch.setattr(wiring, "run_self_test", lambda **_: ROWS[:1])
     assert main(["selftest", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
+
+
+def test_a_negative_seed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--seed", "-1"]) == 2
+    assert "expected no negative number" in capsys.readouterr().err

@@ -18,11 +18,7 @@ RULES = Rules(draws=400)
 
 
 def calendar(days: int) -> np.ndarray:
-    return (
-        np.arange("2020-01-01", days, dtype="datetime64[D]")
-        if isinstance(days, str)
-        else (np.datetime64("2020-01-01", "D") + np.arange(days))
-    )
+    return np.datetime64("2020-01-01", "D") + np.arange(days)
 
 
 def market(seed: int = 0, edge: float = 0.0) -> TiledPanel:
@@ -101,18 +97,15 @@ def test_more_worthless_trials_make_it_harder_for_the_same_factor() -> None:
     ("formula", "reason"),
     [
         ("$volume/Mean($volume,10)", "known"),
-        ("Mean($volume,10)/Mean($volume,10)*$volume/Mean($volume,10)", "known"),
-        ("($volume-Mean($volume,10))/Mean($volume,10)", "correlated"),
+        ("$volume/(2*Mean($volume,10))*2", "known"),
         ("$volume/Mean($volume,11)", "correlated"),
     ],
 )
 def test_what_repeats_or_resembles_the_library_is_rejected(formula: str, reason: str) -> None:
     library = [parse("$volume/Mean($volume,10)")]
     found = run([formula], market(1, edge=0.3), library=library)
-    verdict = found.judged[0].verdict
-    assert verdict.reason in {reason, "known"}
-    assert reason in {verdict.reason, "known", "correlated"}
-    if verdict.reason == "correlated":
+    assert found.judged[0].verdict.reason == reason
+    if reason == "correlated":
         assert found.judged[0].nearest.startswith("library")
         assert abs(found.judged[0].nearest_correlation) > 0.7
 

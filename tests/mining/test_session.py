@@ -142,7 +142,10 @@ def test_a_label_of_many_days_gets_longer_blocks_and_a_ratio_of_days_that_share_
     label = parse("Ref($close,-11)/Ref($close,-1)-1", allow_future=True)
     panel = market_panel(market, end=WALLS.search.end)
     data = SearchData.of(panel, WALLS.search, label, universe="csi300", data="planted 3")
-    found = mine(listed_candidates("classic"), data, rules=RULES, nulls=0)
+    found = mine(listed_candidates("classic"), data, rules=RULES, nulls=3)
+    assert found.shuffled is None
+    assert found.shifted is not None
+    assert found.shifted.draws == 3
     assert found.admission.null is not None
     assert found.admission.null.blocks == -(-len(data.days) // 22)
     assert 0 <= found.pbo <= 1
