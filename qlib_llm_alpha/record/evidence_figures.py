@@ -23,7 +23,7 @@ BLOCKS = 12
 ALPHA = 0.05
 
 
-def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int) -> list[Figure]:
+def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int, uncounted: str = "") -> list[Figure]:
     """State how far a daily excess return after cost can be believed.
 
     Parameters
@@ -35,7 +35,12 @@ def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int) -> 
     basis : str
     seed : int
         Of the bootstrap.
+    uncounted : str
+        A clause that says which trials `trials` does not hold; empty where it holds all that are known of. More trials
+        make the deflated Sharpe smaller and the years before luck more, so that both are then only bounds.
     """
+    above = f"; an upper bound only: {uncounted}" if uncounted else "; evidence from 0.95 on"
+    below = f"; a lower bound only: {uncounted}" if uncounted else ""
     tried = max(1.0, trials)
     year = sqrt(DAYS_PER_YEAR)
     interval = bootstrap_interval(excess, "sharpe", seed=seed)
@@ -71,7 +76,7 @@ def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int) -> 
             deflated.probability,
             f"{deflated.probability:.3f}",
             f"probability that it is above {deflated.threshold * year:.2f} a year, which the best of "
-            f"{tried:.1f} independent trials reaches by luck; evidence from 0.95 on",
+            f"{tried:.1f} independent trials reaches by luck{above}",
             basis,
         ),
     ]
@@ -83,7 +88,7 @@ def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int) -> 
                 needed,
                 f"{needed:.2f} of {days / DAYS_PER_YEAR:.2f}",
                 f"minimum backtest length: with fewer years the best of {tried:.1f} trials shows such a Sharpe by "
-                "luck; the second number is what was tested",
+                f"luck; the second number is what was tested{below}",
                 basis,
             )
         )

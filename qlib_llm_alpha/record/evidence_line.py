@@ -25,6 +25,7 @@ from qlib_llm_alpha.record.task_check import backtests_of
 COST_WORDS = ("cost", "commission", "stamp_duty", "transfer_fee", "slippage")
 SEED_WORDS = ("seed", "random_state")
 SHOWN = 10  # letters of a hash that people compare
+UNKNOWN_COSTS = "not known without a task"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class EvidenceLine:
     confirm_readings : int
         Distinct configurations that have read the confirm segment; 0 for a run that did not.
     costs : tuple of str
-        Of each kind of backtest in the task; empty without one.
+        Of each kind of backtest in the task; empty without one, and not known of a run that has no task.
     seeds : mapping of str to int
         Every seed that the task states, and that of a model which has one by default.
     configuration, factor_set, data, code : str
@@ -95,7 +96,7 @@ class EvidenceLine:
             f"trials {self.trials} (effective {self.effective_trials:.1f}; {self.trials_in_ledger} in the ledger); "
             f"reads of tune {self.tune_reads} ({self.tune_reads_in_ledger} in the ledger); "
             f"openings of sealed {self.openings}{remark}{confirm}; "
-            f"costs {' | '.join(self.costs) or 'none'}; seeds {seeds}; configuration {self.configuration[:SHOWN]}, "
+            f"costs {' | '.join(self.costs) or 'none'}; seeds {seeds}; configuration {_short(self.configuration)}, "
             f"factor set {self.factor_set}, data {self.data[:SHOWN]}, code {self.code}, "
             f"ledger {self.ledger_rows}:{self.ledger_hash[:SHOWN]}"
         )
@@ -126,7 +127,7 @@ class EvidenceLine:
             *rows,
             ("costs", "", " and ".join(self.costs) or "no backtest in the task"),
             ("seeds", "", seeds or "none stated"),
-            ("configuration", self.configuration[:SHOWN], f"factor set {self.factor_set}"),
+            ("configuration", _short(self.configuration), f"factor set {self.factor_set}"),
             ("data", self.data[:SHOWN], "hash of the provider's content"),
             ("code", "", self.code),
             ("ledger", str(self.ledger_rows), f"rows, the last with the hash {self.ledger_hash[:SHOWN]}"),
@@ -164,7 +165,7 @@ def evidence_line(
     ----------
     ledger : TrialLedger
     task : mapping
-        As Qlib reads it.
+        As Qlib reads it; empty for a run that was put together by hand.
     configuration, factor_set, data : str
         Hashes and names of the run's configuration, factor set and data.
     run : str
@@ -193,7 +194,7 @@ def evidence_line(
         study="" if opening is None else opening.study,
         cells=1 if opening is None else opening.cells,
         confirm_readings=confirm_readings,
-        costs=costs_of(task),
+        costs=costs_of(task) if task else (UNKNOWN_COSTS,),
         seeds=seeds_of(task),
         configuration=configuration,
         factor_set=factor_set,
@@ -244,6 +245,12 @@ def code_revision() -> str:
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return f"{qlib_llm_alpha.__version__} (source {digest.hexdigest()[:SHOWN]}{_revision(package.parent)})"
+
+
+def _short(configuration: str) -> str:
+    """Shorten the hash, which is the last word: what stands before it says what was hashed."""
+    *words, last = configuration.split(" ")
+    return " ".join([*words, last[:SHOWN]])
 
 
 def _revision(root: Path) -> str:

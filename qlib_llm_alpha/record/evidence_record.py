@@ -218,9 +218,11 @@ class EvidenceRecord(RecordTemp):
         if report is None and columns is None:
             return []
         # Logged by now under our experiment manager; under Qlib's own it is logged here.
-        opening_of(self.recorder)
+        opening = opening_of(self.recorder)
+        # Each cell of a study, and each configuration that has opened these dates, was tried on test itself.
+        on_test = max(opening.cells, opening.openings)
         traded = f"{self._universe()[0]} ({self._universe()[1]}), label {self._label()}, horizon {self._horizon()}"
-        counted = f"N = {trials} (effective {effective:.1f}, in both directions {2 * effective:.1f})"
+        counted = f"N = {trials} (effective {effective:.1f}, in both directions {2 * effective:.1f}; on test {on_test})"
         figures: Figures = []
         if report is not None:
             turnover = float(report["turnover"].sum())
@@ -231,8 +233,13 @@ class EvidenceRecord(RecordTemp):
                 f"of each unit traded, {counted}"
             )
             excess = (report["return"] - report["bench"] - report["cost"]).to_numpy(np.float64)
+            uncounted = self._uncounted(trials)
+            if uncounted:
+                why = f"{uncounted}: the deflated Sharpe is only an upper bound, the years before luck a lower one"
+                missing.append(Missing("search trials in N", why))
             # Agents and learners turn a factor by what they saw of it: each trial was tried in both directions.
-            figures += strategy_figures(excess, trials=2.0 * effective, basis=basis, seed=self.seed)
+            tried = max(2.0 * effective, float(on_test))
+            figures += strategy_figures(excess, trials=tried, basis=basis, seed=self.seed, uncounted=uncounted)
             figures += break_even_figures(report, basis=basis)
         if columns is not None:
             ends = f"{columns.index[0]:%Y-%m-%d} to {columns.index[-1]:%Y-%m-%d}"
@@ -245,16 +252,26 @@ class EvidenceRecord(RecordTemp):
             missing += lacking
         return figures
 
+    def _uncounted(self, trials: int) -> str:
+        """Say which trials of the search N does not hold; empty where it holds those of this run."""
+        if not trials:
+            return "N holds no search trials, since none on this data is in the ledger"
+        if not isinstance(self.dataset.handler, FactorSetHandler):
+            return "N holds no search trials of this run, since its features were not scored one by one"
+        return ""
+
     def _line(self, ledger: TrialLedger, data: str) -> EvidenceLine:
         task = saved_task(self.recorder)
         opening = getattr(self.recorder, "opening", None)
         configuration = "made by hand" if opening is None else opening.key.configuration
         permit = getattr(self.recorder, "confirm_permit", None)
+        # The line at the end of a run without a task has no dataset to ask.
+        self.recorder.factor_set = factor_set_name(self.dataset)
         return evidence_line(
             ledger,
             {} if task is None else task,
             configuration=configuration if task is None else configuration_hash(task),
-            factor_set=factor_set_name(self.dataset),
+            factor_set=self.recorder.factor_set,
             data=data,
             run=str(self.recorder.id),
             opening=opening,

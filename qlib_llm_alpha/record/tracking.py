@@ -12,7 +12,8 @@ as well as ours, because it is named once, in ``qlib_init``::
 
 It also keeps the ledger: a task whose records compute from the outcomes of test is refused before anything is loaded
 when another configuration has opened these dates; the opening is logged once the model has been fitted and a record
-saves what may say something about test; and every run of a task ends with the evidence line.
+saves what may say something about test, also one that no task lists; and every run of a task, or that has opened
+sealed, ends with the evidence line.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ COMMAND = "cmd-sys.argv"
 DESCRIPTION = "mlflow.note.content"  # what MLflow's page of a run shows first
 EVIDENCE_MARK = "**Evidence:** "
 FITTED = "dataset"  # what Qlib's trainer saves last before it makes the records
-COMPUTED_FROM_TEST = ("sig_analysis", "portfolio_analysis")  # where Qlib's records save, also in runs made by hand
+PREDICTIONS = "pred.pkl"
+COMPUTED_FROM_TEST = ("sig_analysis", "portfolio_analysis", "gate")  # where records that open sealed save
+APART = ("evidence", "factor_set", "leakage")  # where our records save that do not open it
+# Qlib's records log what they compute before they save it: `IC`, `1day.excess_return_with_cost.mean`.
+FROM_TEST_METRIC = re.compile(r"(Rank )?IC(IR)?|\d+(min|day|week|month)\..+")
 SQLITE = "sqlite:///"
 
 
@@ -88,6 +93,8 @@ class VerifiedRecorder(MLflowRecorder):
         The opening of sealed, once it is logged.
     confirm_permit : ConfirmPermit or None
         The reading of confirm, once it is logged.
+    factor_set : str
+        Name of the factor set of a run without a task, once a record has said it.
     """
 
     def __init__(
@@ -104,6 +111,7 @@ class VerifiedRecorder(MLflowRecorder):
         self.task: Mapping[str, Any] | None = None
         self.opening: Opening | None = None
         self.confirm_permit: ConfirmPermit | None = None
+        self.factor_set = ""
         self.planned: OpeningKey | None = None
         self.apart: frozenset[str] = frozenset()
         self.fitted = False
@@ -131,7 +139,7 @@ class VerifiedRecorder(MLflowRecorder):
             check_task(kwargs["task"])
             self._accept(kwargs["task"])
         self._open_when_due([artifact_path] if artifact_path else list(kwargs))
-        if self.task is None and artifact_path in COMPUTED_FROM_TEST:
+        if artifact_path and self._is_unannounced_opening(artifact_path):
             opening_of(self)
         super().save_objects(local_path=local_path, artifact_path=artifact_path, **kwargs)
         self.fitted |= local_path is None and artifact_path is None and FITTED in kwargs
@@ -156,6 +164,8 @@ class VerifiedRecorder(MLflowRecorder):
     def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
         """Write metrics now; infinite values are refused, because MLflow would store another number."""
         self._open_when_due(list(kwargs))
+        if any(FROM_TEST_METRIC.fullmatch(name) for name in kwargs) and self._is_unannounced_opening():
+            opening_of(self)
         metrics = {name: float(value) for name, value in kwargs.items()}
         infinite = [name for name, value in metrics.items() if math.isinf(value)]
         if infinite:
@@ -228,29 +238,62 @@ class VerifiedRecorder(MLflowRecorder):
         """
         if not self.fitted or self.planned is None or self.opening is not None:
             return
-        if names and all(re.split(r"[/.]", name)[0] in self.apart for name in names):
+        if names and all(_lies_in(name, self.apart) for name in names):
             return
         self.opening = self.rules.open(self.planned, str(self.id))
         if self.opening.spent:
             logger.warning("The sealed dates of this run are SPENT: they were opened by force, now or before")
 
+    def _is_unannounced_opening(self, folder: str = "") -> bool:
+        """Say whether a save opens sealed although the task has not announced it, or there is none.
+
+        A record may be made by hand, in a run that is resumed later too. Before anything was fitted or predicted there
+        is nothing to open sealed with: a model that is being fitted may save where it likes.
+
+        Parameters
+        ----------
+        folder : str
+            Where a record saves; empty for metrics that bear the names of Qlib's records.
+        """
+        if self.opening is not None:
+            return False
+        if _lies_in(folder, COMPUTED_FROM_TEST):
+            return True
+        if _lies_in(folder, APART):
+            return False
+        saved = {FITTED, PREDICTIONS}.intersection(self.list_artifacts())
+        if not saved:
+            return False
+        task = saved_task(self)
+        if task is None:
+            return PREDICTIONS in saved
+        return key_of_task(task) is not None and not _lies_in(folder, folders_apart(task))
+
     def _state_evidence(self, status: str) -> list[str]:
-        """Log the evidence line of a task; return what hinders a run that would be FINISHED from it."""
-        if self.task is None:
-            return []
+        """Log the evidence line of a run that has a task or opened sealed; return what hinders it from FINISHED."""
         finished = status == Recorder.STATUS_FI
         try:
             if finished:
                 self._open_when_due()
+            ledger = TrialLedger(self.rules.ledger)
+            opening = logged_opening(ledger, str(self.id)) if self.opening is None else self.opening
+            if self.task is not None:
+                configuration, factor_set = configuration_hash(self.task), factor_set_name(self.task["dataset"])
+                data, _ = data_and_market()
+            elif opening is not None:
+                configuration, factor_set = opening.key.configuration, self.factor_set or opening.key.factor_set
+                data = opening.key.data
+            else:
+                return []
             readings = 0 if self.confirm_permit is None else self.confirm_permit.readings
             line = evidence_line(
-                TrialLedger(self.rules.ledger),
-                self.task,
-                configuration=configuration_hash(self.task),
-                factor_set=factor_set_name(self.task["dataset"]),
-                data=data_and_market()[0],
+                ledger,
+                {} if self.task is None else self.task,
+                configuration=configuration,
+                factor_set=factor_set,
+                data=data,
                 run=str(self.id),
-                opening=self.opening,
+                opening=opening,
                 confirm_readings=readings,
             )
         except QlibLLMAlphaError as error:
@@ -400,6 +443,11 @@ def _create_store(uri: str) -> Path | None:
 def _database(uri: str) -> Path | None:
     path, _, _ = uri.partition("?")
     return Path(path[len(SQLITE) :]).absolute() if path.startswith(SQLITE) else None
+
+
+def _lies_in(name: str, folders: Iterable[str]) -> bool:
+    """Say whether a folder, file or metric begins with one of these folders."""
+    return any(name == folder or name.startswith((f"{folder}/", f"{folder}.")) for folder in folders)
 
 
 def _same(logged: float, found: float | None) -> bool:

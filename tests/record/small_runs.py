@@ -51,7 +51,27 @@ class PrintingRecord(RecordTemp):
         """Do nothing."""
 
 
+class SavingRecord(RecordTemp):
+    """A user's record, of which nobody knows what it computes; it saves in a folder of its own."""
+
+    artifact_path = "mine"
+
+    def generate(self, **kwargs: Any) -> None:
+        """Save a number."""
+        self.save(number=1.0)
+
+
+class ApartRecord(SavingRecord):
+    """A user's record that says of itself that it computes nothing from test; its folder lies in another."""
+
+    artifact_path = "mine/apart"
+    opens_sealed = False
+
+
 UNKNOWN = {"class": "PrintingRecord", "module_path": __name__}
+
+
+APART = {"class": "ApartRecord", "module_path": __name__}
 
 
 def small_task(*records: dict[str, Any], **model: Any) -> dict[str, Any]:

@@ -52,6 +52,17 @@ def test_more_trials_never_make_a_sharpe_more_believable() -> None:
     )
 
 
+def test_figures_of_trials_that_were_not_all_counted_are_called_bounds() -> None:
+    excess = NOISE[:, 1] + 0.003
+    bounds = by_name(strategy_figures(excess, trials=2, basis="b", seed=1, uncounted="nobody counted"))
+    assert "an upper bound only: nobody counted" in bounds["deflated Sharpe"].meaning
+    assert "evidence from" not in bounds["deflated Sharpe"].meaning
+    assert "a lower bound only: nobody counted" in bounds["years before luck"].meaning
+    whole = by_name(strategy_figures(excess, trials=2, basis="b", seed=1))
+    assert "bound" not in whole["deflated Sharpe"].meaning + whole["years before luck"].meaning
+    assert bounds["deflated Sharpe"].value == whole["deflated Sharpe"].value
+
+
 def test_a_loss_has_no_years_before_luck() -> None:
     assert "years before luck" not in by_name(strategy_figures(NOISE[:, 0] - 0.01, trials=3, basis="b", seed=1))
 

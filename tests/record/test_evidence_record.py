@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from qlib.workflow.recorder import Recorder
 
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
+from qlib_llm_alpha.evaluation.openings import OpeningKey, open_segment
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.evidence_record import EvidenceRecord
 from tests.record.small_runs import EVIDENCE, PORTFOLIO, SIGNAL, Runner, small_task
@@ -99,9 +101,17 @@ def test_a_stock_handler_and_model_get_what_can_be_said_and_why_the_rest_cannot(
     task["model"]["kwargs"].update(num_boost_round=5, early_stopping_rounds=2, num_threads=1)
     made = run({**task, "record": [*task["record"], EVIDENCE]})
     evidence = json.loads(artifact(made, "evidence/evidence.json"))
-    assert [item["what"] for item in evidence["missing"]] == ["trials of this run", "PBO, SPA and StepM"]
+    assert [item["what"] for item in evidence["missing"]] == [
+        "trials of this run",
+        "PBO, SPA and StepM",
+        "search trials in N",
+    ]
     assert "Alpha158 is no FactorSetHandler" in evidence["missing"][0]["why"]
-    assert {"Sharpe", "deflated Sharpe", "break-even cost"} <= {figure["name"] for figure in evidence["figures"]}
+    figures = {figure["name"]: figure for figure in evidence["figures"]}
+    assert {"Sharpe", "deflated Sharpe", "break-even cost"} <= set(figures)
+    uncounted = "N holds no search trials, since none on this data is in the ledger"
+    assert f"an upper bound only: {uncounted}" in figures["deflated Sharpe"]["meaning"]
+    assert f"{uncounted}: the deflated Sharpe is only an upper bound" in evidence["missing"][2]["why"]
     ledger = TrialLedger(tmp_path / "ledger")
     assert ledger.count() == 0
     (row,) = ledger.chain.rows("tune_read")
@@ -159,3 +169,58 @@ def test_a_backtest_alone_is_judged(run: Runner) -> None:
     made = run(small_task(SIGNAL, portfolio, EVIDENCE))
     assert np.isfinite(made.data.metrics["evidence/deflated Sharpe"])
     assert "costs AShareExchange: commission" in made.data.tags["evidence"]
+
+
+def traded(*records: dict[str, Any], factor: str = "ema_reversion") -> dict[str, Any]:
+    strategy = {"signal": "<PRED>", "topk": 8, "n_drop": 2}
+    return small_task(
+        SIGNAL, changed(PORTFOLIO, "kwargs.config.strategy.kwargs", strategy), *records, EVIDENCE, factor=factor
+    )
+
+
+def deflated(made: mlflow.entities.Run) -> dict[str, Any]:
+    figures = json.loads(artifact(made, "evidence/evidence.json"))["figures"]
+    return next(figure for figure in figures if figure["name"] == "deflated Sharpe")
+
+
+def test_the_cells_of_a_study_are_trials_on_test_itself(run: Runner) -> None:
+    alone = deflated(run(traded(), ledger="alone"))
+    grid = deflated(run(traded(), ledger="grid", study={"name": "a hundred", "cells": 100}))
+    assert "best of 100.0 independent trials" not in alone["meaning"]
+    assert "best of 100.0 independent trials" in grid["meaning"]
+    assert "; on test 100)" in grid["basis"]
+    assert grid["value"] < alone["value"]
+
+
+def test_the_distinct_openings_so_far_are_trials_on_test_itself(run: Runner, tmp_path: Path) -> None:
+    """With few cells and no search trials, what was forced before is what N holds."""
+    task = alpha158_task()
+    task["model"]["kwargs"].update(num_boost_round=2, early_stopping_rounds=2, num_threads=1)
+    task["record"] = [*task["record"], EVIDENCE]
+    ledger = TrialLedger(tmp_path / "ledger")
+    made = run(task)
+    assert "best of 1.0 independent trials" in deflated(made)["meaning"]
+    key = OpeningKey(**ledger.openings()[0].body["key"])
+    for number in range(5):
+        open_segment(ledger, replace(key, configuration=str(number)), force="to count")
+    again = deflated(run(task))
+    assert "best of 6.0 independent trials" in again["meaning"]
+    assert again["value"] < deflated(made)["value"]
+
+
+def test_search_trials_of_others_do_not_make_up_for_those_of_a_stock_handler(run: Runner) -> None:
+    run(small_task(SIGNAL, EVIDENCE))
+    task = alpha158_task()
+    task["model"]["kwargs"].update(num_boost_round=2, early_stopping_rounds=2, num_threads=1)
+    made = run({**task, "record": [*task["record"], EVIDENCE]})
+    assert "an upper bound only: N holds no search trials of this run" in deflated(made)["meaning"]
+
+
+def test_where_the_search_was_counted_the_deflated_sharpe_is_no_bound(run: Runner) -> None:
+    made = run(traded())
+    assert deflated(made)["meaning"].endswith("evidence from 0.95 on")
+    assert json.loads(artifact(made, "evidence/evidence.json"))["missing"][0]["what"] == "PBO, SPA and StepM"
+
+
+def test_the_factor_set_stays_in_the_line_of_a_run_made_by_hand(recorded: Recorder) -> None:
+    assert ", factor set starter " in recorded.list_tags()["evidence"]

@@ -10,20 +10,27 @@ import pytest
 from qlib.model.trainer import begin_task_train, end_task_train
 from qlib.workflow import QlibRecorder, R
 from qlib.workflow.expm import MLflowExpManager
-from qlib.workflow.record_temp import SigAnaRecord, SignalRecord
+from qlib.workflow.record_temp import RecordTemp, SigAnaRecord, SignalRecord
 
 from qlib_llm_alpha.errors import ChainError, ConfigError, WallError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.model.gated import GatedModel
+from qlib_llm_alpha.record import tracking
+from qlib_llm_alpha.record.evidence_record import EvidenceRecord
+from qlib_llm_alpha.record.factor_set_record import FactorSetRecord
 from qlib_llm_alpha.record.gate_record import GateRecord
+from qlib_llm_alpha.record.leakage_record import LeakageRecord
 from qlib_llm_alpha.record.tracking import VerifiedExpManager
 from tests.record.small_runs import (
+    APART,
     EVIDENCE,
     SIGNAL,
     SIGNAL_ANALYSIS,
     UNKNOWN,
+    ApartRecord,
     OneFactorModel,
     Runner,
+    SavingRecord,
     small_task,
 )
 from tests.support.provider import TEST, TRAIN, small_dataset
@@ -174,6 +181,93 @@ def test_a_run_that_is_resumed_later_keeps_its_opening_and_its_description(run: 
     assert len(ledger.openings()) == 1
 
 
+def resumed(run: Runner, run_id: str, *records: type[RecordTemp]) -> mlflow.entities.Run:
+    """Make records by hand in a run that has ended."""
+
+    def resume(*_: Any) -> None:
+        with R.start(experiment_name="runs", recorder_id=run_id, resume=True):
+            for record in records:
+                record(recorder=R.get_recorder()).generate()
+
+    return run({}, train=resume)
+
+
+@pytest.mark.parametrize("record", [SigAnaRecord, SavingRecord])
+def test_a_record_made_later_opens_although_the_task_lists_none_that_does(
+    record: type[RecordTemp], run: Runner, ledger: TrialLedger
+) -> None:
+    made = run(small_task(SIGNAL))
+    assert ledger.openings() == []
+    again = resumed(run, made.info.run_id, record, record)
+    (row,) = ledger.openings()
+    assert row.body["run"] == again.info.run_id == made.info.run_id
+    assert (row.body["key"]["start"], row.body["key"]["end"]) == TEST
+    assert "openings of sealed 1;" in again.data.tags["evidence"]
+
+
+@pytest.mark.parametrize("record", [SigAnaRecord, SavingRecord])
+def test_a_record_made_later_is_refused_before_it_saves_when_another_run_has_opened(
+    record: type[RecordTemp], run: Runner, ledger: TrialLedger
+) -> None:
+    made = run(small_task(SIGNAL))
+    run(small_task(SIGNAL, SIGNAL_ANALYSIS, factor="rsi"))
+    with pytest.raises(WallError, match="were opened by configuration"):
+        resumed(run, made.info.run_id, record)
+    client = mlflow.MlflowClient()
+    assert "IC" not in client.get_run(made.info.run_id).data.metrics
+    assert {"sig_analysis", "mine"}.isdisjoint(file.path for file in client.list_artifacts(made.info.run_id))
+    assert len(ledger.openings()) == 1
+
+
+def test_a_record_made_on_a_run_that_is_not_resumed_opens_too(run: Runner, ledger: TrialLedger) -> None:
+    made = run(small_task(SIGNAL))
+
+    def on_a_found_recorder(*_: Any) -> None:
+        SigAnaRecord(recorder=R.get_recorder(recorder_id=made.info.run_id, experiment_name="runs")).generate()
+
+    run({}, train=on_a_found_recorder)
+    (row,) = ledger.openings()
+    assert row.body["run"] == made.info.run_id
+
+
+def test_a_task_that_was_saved_but_not_trained_opens_with_its_records(run: Runner, ledger: TrialLedger) -> None:
+    dataset = small_dataset()
+
+    def by_hand(*_: Any) -> None:
+        with R.start(experiment_name="runs"):
+            R.save_objects(task=small_task(SIGNAL, SIGNAL_ANALYSIS))
+            recorder = R.get_recorder()
+            SignalRecord(model=OneFactorModel(), dataset=dataset, recorder=recorder).generate()
+            SigAnaRecord(recorder=recorder).generate()
+
+    run({}, train=by_hand)
+    assert len(ledger.openings()) == 1
+
+
+def test_a_record_that_says_it_opens_nothing_is_taken_at_its_word_whenever_it_is_made(
+    run: Runner, ledger: TrialLedger
+) -> None:
+    made = run(small_task(SIGNAL, APART))
+    resumed(run, made.info.run_id, ApartRecord)
+    assert ledger.openings() == []
+
+
+def test_a_model_may_save_and_log_while_it_is_fitted_in_a_run_that_is_resumed(run: Runner, ledger: TrialLedger) -> None:
+    def fitted_later(task: dict[str, Any], name: str) -> None:
+        recorder = begin_task_train(task, name)
+        with R.start(experiment_name=name, recorder_id=recorder.id, resume=True):
+            SavingRecord(recorder=R.get_recorder()).generate()
+            R.log_metrics(IC=0.1)
+
+    run(small_task(SIGNAL), train=fitted_later)
+    assert ledger.openings() == []
+
+
+def test_our_records_that_open_nothing_save_where_it_is_known() -> None:
+    ours = (EvidenceRecord, FactorSetRecord, LeakageRecord)
+    assert {record.artifact_path for record in ours if not record.opens_sealed} == set(tracking.APART)
+
+
 def test_a_damaged_ledger_stops_a_run_that_would_open(run: Runner, ledger: TrialLedger) -> None:
     run(small_task(SIGNAL, SIGNAL_ANALYSIS))
     log = ledger.chain.path
@@ -221,6 +315,36 @@ def test_a_run_made_by_hand_is_keyed_by_its_predictions(run: Runner, ledger: Tri
     run({}, train=lambda *_: by_hand("rsi"))
     with pytest.raises(WallError):
         run({}, train=lambda *_: by_hand("z_score"))
+    refused = run.last  # type: ignore[attr-defined]
+    assert "IC" not in refused.data.metrics
+    assert "evidence" not in refused.data.tags, "it opened nothing and has no task"
+
+
+def test_a_run_made_by_hand_that_opened_ends_with_the_line_also_when_it_is_resumed(
+    run: Runner, ledger: TrialLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = small_dataset()
+
+    def by_hand(*_: Any) -> None:
+        with R.start(experiment_name="runs"):
+            recorder = R.get_recorder()
+            SignalRecord(model=OneFactorModel("rsi"), dataset=dataset, recorder=recorder).generate()
+            SigAnaRecord(recorder=recorder).generate()
+
+    with caplog.at_level("INFO", logger="qlib.evidence"):
+        made = run({}, train=by_hand)
+    key = ledger.openings()[0].body["key"]
+    line = made.data.tags["evidence"]
+    assert line in caplog.text
+    assert line in made.data.tags["mlflow.note.content"]
+    assert made.data.metrics["evidence/openings of sealed"] == 1
+    hashed = key["configuration"].removeprefix("predictions ")[:10]
+    for part in (
+        "openings of sealed 1; costs not known without a task; seeds none stated;",
+        f"configuration predictions {hashed}, factor set of the predictions, data {key['data'][:10]}",
+    ):
+        assert part in line
+    assert resumed(run, made.info.run_id).data.tags["evidence"] == line
 
 
 def test_under_qlibs_own_manager_our_record_logs_its_opening(
