@@ -129,19 +129,24 @@ def score_formulas(
     label: str,
     start: str | None = None,
     end: str | None = None,
+    ledger: Path,
     backend: Backend | None = None,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-) -> list[FormulaScore]:
-    """Score the formulas of a file or a factor set against a label."""
+) -> Sequence[FormulaScore]:
+    """Score the formulas of a file or a factor set against a label, and count them before anyone sees a score."""
     from qlib_llm_alpha.data.bars import provider_fields
+    from qlib_llm_alpha.data.fingerprint import provider_fingerprint
     from qlib_llm_alpha.data.formula_values import formula_scores
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
     from qlib_llm_alpha.factor.expression import parse
+    from qlib_llm_alpha.library.factor_set import builtin_names, load_factor_set
     from qlib_llm_alpha.library.formula_file import read_formulas
 
+    book = TrialLedger(ledger)
     formulas, warmup = read_formulas(file, provider_fields(provider))
     target = parse(label, allow_future=True, fields=provider_fields(provider))
-    return formula_scores(
+    found = formula_scores(
         formulas,
         provider,
         universe,
@@ -153,6 +158,10 @@ def score_formulas(
         workers=workers,
         progress=progress,
     )
+    known = load_factor_set(file).factors if file in builtin_names() else ()
+    origins = {factor.expression.id: factor.origin for factor in known}
+    found.enter(book, data=provider_fingerprint(provider), run="factor score", proposers=origins)
+    return found.scores
 
 
 def warm_up_engine(progress: Callable[[int, int], None] | None = None) -> WarmUp:

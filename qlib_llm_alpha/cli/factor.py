@@ -59,11 +59,18 @@ def add_parser(commands: Any) -> None:
     score = actions.add_parser(
         "score",
         help="IC, rank IC, t, turnover and coverage of formulas",
-        description="Score each formula of FILE on the members of a universe. No bar after --end is read. Exit codes "
-        "as for eval.",
+        description="Score each formula of FILE on the members of a universe, and count it as a trial. No bar after "
+        "--end is read. Exit codes as for eval.",
     )
     _add_market(score)
     score.add_argument("--label", default=LABEL, metavar="EXPR", help=f"what is to be forecast (default: {LABEL})")
+    score.add_argument(
+        "--ledger",
+        type=Path,
+        default=Path("ledger"),
+        metavar="DIR",
+        help="count each formula that was scored in the trial ledger of this folder (default: ledger)",
+    )
     score.add_argument("--out", type=Path, metavar="FILE", help="write the table: .json, .csv or .parquet")
     score.add_argument(
         "--backend",
@@ -132,6 +139,7 @@ def _score(args: argparse.Namespace) -> int:
             label=args.label,
             start=args.start,
             end=args.end,
+            ledger=args.ledger,
             backend=args.backend,
             workers=args.workers,
             progress=progress,

@@ -58,7 +58,13 @@ def add_cross(actions: Any) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="WORKFLOW", help="a workflow's YAML: periods may not reach its test segment"
     )
-    parser.add_argument("--ledger", type=Path, metavar="DIR", help="count the trials in the ledger of this folder")
+    parser.add_argument(
+        "--ledger",
+        type=Path,
+        default=Path("ledger"),
+        metavar="DIR",
+        help="count the trials in the ledger of this folder (default: ledger)",
+    )
     parser.add_argument("--run", dest="name", default="guard cross", help="name of the run in the ledger")
     parser.add_argument("--brief", action="store_true", help="print verdicts without the tables of cells and stress")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the cells (.csv, .parquet) or all (.json)")

@@ -1,15 +1,19 @@
-"""Formulas on a provider: their values as a frame, their scores as a table. What the command line's ``factor`` does."""
+"""Formulas on a provider: their values as a frame, their scores as a table. What the command line's ``factor`` does.
+
+Whoever looks at scores has tried the formulas: :meth:`FormulaScores.enter` counts them in a trial ledger.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
 from qlib_llm_alpha.data.provider_files import period_path
@@ -17,11 +21,13 @@ from qlib_llm_alpha.engine.distribute import Backend, screen_chunks
 from qlib_llm_alpha.engine.evaluate import Batch, Warmup, columns_of
 from qlib_llm_alpha.engine.execution import Cells
 from qlib_llm_alpha.engine.funnel import Screened, prepare_label, screen
-from qlib_llm_alpha.engine.panel import DayLike, as_day
+from qlib_llm_alpha.engine.panel import DayLike, Days, as_day
 from qlib_llm_alpha.engine.panel_store import save_panel
 from qlib_llm_alpha.engine.tile_scoring import DailyScores
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, ExpressionError
+from qlib_llm_alpha.evaluation.basis import Basis
+from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.library.formula_file import ReadFormula
@@ -58,6 +64,77 @@ class FormulaScore:
         """Return plain values for JSON, NaN as None."""
         values = asdict(self)
         return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class FormulaScores:
+    """What some formulas did on the same days, members and label.
+
+    Parameters
+    ----------
+    formulas : tuple of ReadFormula, K of them
+    scores : tuple of FormulaScore, (K,)
+    rank_ic : array, (T, K)
+        Daily rank IC; NaN for what was refused. Dated t, it is known ``label.lookahead`` trading days later.
+    days : array, (T,) datetime64[D]
+        The days that count: from the first asked for to the last whose label is known by the end.
+    label : Expression
+    universe, membership : str
+        The market, and who belongs to it when, in words.
+    """
+
+    formulas: tuple[ReadFormula, ...]
+    scores: tuple[FormulaScore, ...]
+    rank_ic: NDArray[np.float64] = field(repr=False)
+    days: Days = field(repr=False)
+    label: Expression
+    universe: str
+    membership: str
+
+    @property
+    def basis(self) -> Basis:
+        """What the rank ICs are measured on; their number is that of formulas which were scored."""
+        return Basis(
+            label=self.label.text,
+            horizon=self.label.lookahead,
+            ic_kind="rank_ic",
+            universe=self.universe,
+            membership=self.membership,
+            start=str(self.days[0]),
+            end=str(self.days[-1]),
+            cost_bps=None,
+            trials=sum(not one.refused for one in self.scores),
+        )
+
+    def enter(self, ledger: TrialLedger, *, data: str, run: str, proposers: Mapping[str, str] | None = None) -> int:
+        """Count the formulas that were scored in a ledger, with their daily rank IC; what was refused is not entered.
+
+        Parameters
+        ----------
+        ledger : TrialLedger
+        data : str
+            Fingerprint of the provider's content.
+        run : str
+            Who asked.
+        proposers : mapping of str to str, optional
+            Who proposed a formula, by its id. Default: ``human``.
+
+        Returns
+        -------
+        int
+            How many are new.
+        """
+        known = proposers or {}
+        trials, columns = [], []
+        for column, (formula, score) in enumerate(zip(self.formulas, self.scores, strict=True)):
+            if formula.expression is not None and not score.refused:
+                who = known.get(formula.expression.id, "human")
+                name = formula.expression.id
+                trials.append(Trial(name, formula.text, who, ic=score.rank_ic, t=score.t_rank_ic))
+                columns.append(column)
+        if not trials:
+            return 0
+        return ledger.record(trials, self.rank_ic[:, columns], self.days, basis=self.basis, data=data, run=run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +224,7 @@ def formula_scores(
     backend: Backend | None = None,
     workers: int = 2,
     progress: Progress | None = None,
-) -> list[FormulaScore]:
+) -> FormulaScores:
     """Score formulas against a label, in their order.
 
     Parameters
@@ -179,17 +256,26 @@ def formula_scores(
         raise ExpressionError("unknown_field", f"label {str(label)!r}: {why}")
     formulas = fields.checked(formulas)
     good = [formula.expression for formula in formulas if formula.expression is not None]
-    rows = slice(_first_row(panel, start), None)
+    begin = _first_row(panel, start)
+    # A window over later returns has a value before all of them are known.
+    rows = slice(begin, max(begin + 1, len(panel.days) - label.lookahead))
     if backend is None:
         screened = iter(screen(good, panel, prepare_label(label, panel), warmup=warmup, rows=rows, progress=progress))
     else:
         screened = iter(_far_and_wide(good, panel, label, warmup, rows, backend, workers, progress))
-    return [
-        FormulaScore(formula.name, formula.text, refused=formula.refusal)
-        if formula.expression is None
-        else _score(formula, next(screened))
-        for formula in formulas
-    ]
+    days = panel.days[rows]
+    rank_ic = np.full((len(days), len(formulas)), np.nan)
+    scores = []
+    for column, formula in enumerate(formulas):
+        if formula.expression is None:
+            scores.append(FormulaScore(formula.name, formula.text, refused=formula.refusal))
+            continue
+        found = next(screened)
+        scores.append(_score(formula, found))
+        if found.passed and found.daily is not None and found.daily.rank_ic is not None:
+            rank_ic[:, column] = found.daily.rank_ic
+    membership = "all instruments" if panel.member is None else "members of the day"
+    return FormulaScores(tuple(formulas), tuple(scores), rank_ic, days, label, universe, membership)
 
 
 def _far_and_wide(

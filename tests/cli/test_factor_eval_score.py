@@ -15,8 +15,10 @@ import pytest
 from qlib.data import D
 
 from qlib_llm_alpha.cli import main
+from qlib_llm_alpha.data.fingerprint import provider_fingerprint
 from qlib_llm_alpha.data.formula_values import formula_scores
 from qlib_llm_alpha.data.provider_files import read_calendar, read_instruments
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.library.formula_file import read_formulas
 from tests.support.provider import END, START
@@ -39,7 +41,8 @@ def call(small_provider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         file = tmp_path / "formulas.txt"
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
         folder = small_provider if provider is None else provider
-        code = main(["factor", action, str(file), "--provider", str(folder), *options])
+        counted = ["--ledger", str(tmp_path / "ledger")] if action == "score" and "--ledger" not in options else []
+        code = main(["factor", action, str(file), "--provider", str(folder), *counted, *options])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -218,6 +221,79 @@ def test_nothing_after_the_end_is_read(action: str, call, small_provider: Path, 
     assert call(action, text, *options, provider=poisoned) != call(action, text, *options), "the poison works"
 
 
+# Counting
+
+
+def test_each_formula_that_was_scored_is_a_trial_and_what_was_refused_is_none(
+    call, small_provider: Path, tmp_path: Path
+) -> None:
+    text = f"reversal: {FORMULAS['reversal']}\nahead: Ref($close,-1)\n$volume\n$close/($close>2*$high)\n"
+    options = ("--universe", "csi300", "--start", FIRST, "--end", LAST, "--json")
+    _, out, _ = call("score", text, *options)
+    shown = {row["formula"]: row for row in rows_of(out) if not row["refused"]}
+    ledger = TrialLedger(tmp_path / "ledger")
+    trials = ledger.trials()
+    assert list(trials["expression"]) == list(shown) == ["-1*($close/Ref($close,5)-1)", "$volume"]
+    assert list(trials["factor_id"]) == [parse(formula).id for formula in shown]
+    days = read_calendar(small_provider)
+    scored = days[(days >= np.datetime64(FIRST)) & (days <= np.datetime64(LAST))][:-2]
+    same = ["proposer", "run", "data", "label", "horizon", "ic_kind", "universe", "membership", "start", "end"]
+    who = ("human", "factor score", provider_fingerprint(small_provider))
+    basis = (LABEL, 2, "rank_ic", "csi300", "members of the day", str(scored[0]), str(scored[-1]))
+    assert trials[same].drop_duplicates().values.tolist() == [[*who, *basis]]
+    series = ledger.series()
+    assert list(series.index) == list(pd.DatetimeIndex(scored))
+    for row, formula in zip(trials.index, shown, strict=True):
+        assert series[row].mean() == pytest.approx(shown[formula]["rank_ic"], abs=1e-9)
+        assert trials["ic"][row] == pytest.approx(shown[formula]["rank_ic"], abs=1e-9)
+        assert trials["t"][row] == pytest.approx(shown[formula]["t_rank_ic"], abs=1e-9)
+    assert ledger.verify() == []
+
+
+def test_the_same_again_is_no_new_trial_and_other_days_or_another_label_are(call, tmp_path: Path) -> None:
+    options = ("--universe", "csi300", "--start", FIRST)
+    ledger = TrialLedger(tmp_path / "ledger")
+    counts = []
+    for more in ((), (), ("--backend", "threading"), ("--end", LAST), ("--label", "Ref($close,-6)/Ref($close,-1)-1")):
+        call("score", "$volume\n", *options, *more)
+        counts.append(ledger.count())
+    assert counts == [1, 1, 1, 2, 3]
+
+
+def test_what_was_scored_by_hand_and_then_mined_on_the_same_days_is_one_trial(
+    call, small_provider: Path, tmp_path: Path
+) -> None:
+    days = ("--start", FIRST, "--end", LAST)
+    call("score", "$volume\n", "--universe", "csi300", *days)
+    places = ["--ledger", str(tmp_path / "ledger"), "--out", str(tmp_path / "session")]
+    formulas = ["--trials", "0", "--formulas", str(tmp_path / "formulas.txt")]
+    market = ["--provider", str(small_provider), "--universe", "csi300"]
+    assert main(["mine", *market, *days, *formulas, *places]) == 0
+    assert TrialLedger(tmp_path / "ledger").count() == 1
+
+
+def test_a_built_in_set_is_counted_by_who_proposed_its_factors(
+    small_provider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["factor", "score", "seed_bars", "--provider", str(small_provider), "--universe", "csi300", "--start", FIRST])
+    assert capsys.readouterr().out
+    assert set(TrialLedger(tmp_path / "ledger").trials()["proposer"]) == {"seed"}, "ledger is the default"
+
+
+def test_nothing_scored_is_nothing_counted(call, tmp_path: Path) -> None:
+    assert call("score", "Ref($close,-1)\n", "--universe", "csi300")[0] == 1
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_a_ledger_that_is_a_file_is_a_bad_call_before_anything_is_read(call, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    options = ("--ledger", str(tmp_path / "taken"))
+    code, out, complaint = call("score", "$close\n", *options, provider=tmp_path / "nowhere")
+    assert (code, out) == (2, "")
+    assert "taken" in complaint
+
+
 # Names and refusals
 
 
@@ -378,5 +454,8 @@ def test_workers_find_what_one_process_finds(small_provider: Path, tmp_path: Pat
         backend=backend,
         workers=2,  # type: ignore[arg-type]
     )
-    assert spread == alone
-    assert [one.days > 100 for one in alone] == [True] * 3
+    assert spread.scores == alone.scores
+    assert [one.days > 100 for one in alone.scores] == [True] * 3
+    np.testing.assert_array_equal(spread.rank_ic, alone.rank_ic)
+    assert np.isfinite(alone.rank_ic).sum(axis=0).tolist() == [one.days for one in alone.scores]
+    assert spread.basis == alone.basis

@@ -22,8 +22,12 @@ Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def call(small_provider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(
+    small_provider: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Call:
     """Return what runs the command on a text of formulas and gives its code and what it printed."""
+    # The ledger's folder is named relative to the present one.
+    monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     add_cross(parser.add_subparsers())
 
@@ -93,6 +97,14 @@ def test_a_refused_formula_is_named_and_the_code_says_so(call: Call) -> None:
 def test_what_a_terminal_would_obey_is_not_printed(call: Call) -> None:
     _, out = call(text=FORMULAS + "\x1b[31m$close\n")
     assert "\x1b" not in out
+
+
+def test_trials_are_counted_where_nothing_is_said_of_a_ledger(call: Call, tmp_path: Path) -> None:
+    _, out = call("--json")
+    assert TrialLedger(tmp_path / "ledger").count(run="guard cross") == 4
+    assert "N = 4" in json.loads(out)["cells"][0]["basis"]
+    call("--json")
+    assert TrialLedger(tmp_path / "ledger").count() == 4
 
 
 def test_trials_and_looks_at_tune_go_into_the_ledger(call: Call, tmp_path: Path) -> None:

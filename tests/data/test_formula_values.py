@@ -13,6 +13,7 @@ import pytest
 
 from qlib_llm_alpha.data.formula_values import formula_frame, formula_scores
 from qlib_llm_alpha.errors import ConfigError, ProviderError
+from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.factor.operators import OPERATORS
 from qlib_llm_alpha.library.formula_file import ReadFormula
@@ -70,11 +71,41 @@ def test_one_bad_formula_costs_no_other_and_batches_do_not_matter(small_provider
 
 def test_scores_come_in_the_order_of_the_formulas(small_provider: Path) -> None:
     refused = ReadFormula("no", "Ref($close,-1)", None, "[look_ahead] it reads the future")
-    found = formula_scores([of("$volume"), refused, of("$close")], small_provider, "csi300", LABEL)
+    found = formula_scores([of("$volume"), refused, of("$close")], small_provider, "csi300", LABEL).scores
     assert [one.name for one in found] == ["$volume", "no", "$close"]
     assert [bool(one.refused) for one in found] == [False, True, False]
     assert found[1].to_dict()["ic"] is None
     assert json.loads(json.dumps(found[0].to_dict()))["days"] == found[0].days > 500
+
+
+def test_the_daily_series_is_what_the_scores_are_means_of_and_is_nan_where_refused(small_provider: Path) -> None:
+    refused = ReadFormula("no", "Ref($close,-1)", None, "[look_ahead] it reads the future")
+    dates = {"start": "2020-01-02", "end": "2020-12-31"}
+    found = formula_scores(
+        [of("$volume"), refused, of("$close/($close>2*$high)")], small_provider, "csi300", LABEL, **dates
+    )
+    assert found.rank_ic.shape == (len(found.days), 3)
+    assert np.nanmean(found.rank_ic[:, 0]) == pytest.approx(found.scores[0].rank_ic)
+    assert np.isnan(found.rank_ic[:, 1:]).all()
+    assert (found.basis.start, found.basis.end) == (str(found.days[0]), str(found.days[-1]))
+
+
+def test_a_day_whose_label_is_a_mean_over_days_after_the_end_does_not_count(small_provider: Path) -> None:
+    week = parse("Mean(Ref($close,-6),5)/Ref($close,-1)-1", allow_future=True)
+    found = formula_scores([of("$volume")], small_provider, "csi300", week, start="2020-12-01", end="2020-12-31")
+    every = formula_scores([of("$volume")], small_provider, "csi300", LABEL, start="2020-12-01", end="2020-12-31")
+    assert week.lookahead == 6
+    assert found.scores[0].days == every.scores[0].days - 4
+
+
+def test_trials_are_entered_with_their_proposer_and_days(small_provider: Path, tmp_path: Path) -> None:
+    found = formula_scores([of("$volume"), of("$close")], small_provider, "all", LABEL, end="2020-06-30")
+    ledger = TrialLedger(tmp_path)
+    who = {parse("$close").id: "genetic"}
+    assert found.enter(ledger, data="d", run="r", proposers=who) == 2
+    assert found.enter(ledger, data="d", run="r", proposers=who) == 0
+    assert list(ledger.trials()["proposer"]) == ["human", "genetic"]
+    np.testing.assert_array_equal(ledger.series().to_numpy(), found.rank_ic)
 
 
 def test_a_set_on_reports_is_refused_where_the_provider_has_none(small_provider: Path, tmp_path: Path) -> None:
@@ -109,7 +140,10 @@ def test_without_numba_every_operator_and_score_has_the_same_numbers(small_provi
     (tmp_path / "formulas.txt").write_text("\n".join(texts))
     options = [str(tmp_path / "formulas.txt"), "--provider", str(small_provider), "--universe", "csi300"]
     options += ["--start", "2020-01-02", "--end", "2020-12-31"]
-    for call in (["eval", "--out", str(tmp_path / "values.parquet")], ["score", "--out", str(tmp_path / "s.parquet")]):
+    for call in (
+        ["eval", "--out", str(tmp_path / "values.parquet")],
+        ["score", "--out", str(tmp_path / "s.parquet"), "--ledger", str(tmp_path / "ledger")],
+    ):
         command = [sys.executable, "-c", WITHOUT_NUMBA, "factor", call[0], *options, *call[1:]]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         # Some are the same for all names of a day, such as those of the index, and have no score.
@@ -122,7 +156,7 @@ def test_without_numba_every_operator_and_score_has_the_same_numbers(small_provi
     for name in ours.columns:
         np.testing.assert_allclose(plain[name], ours[name], rtol=1e-6, atol=1e-9, err_msg=name)
     scores = pd.read_parquet(tmp_path / "s.parquet").set_index("name")
-    for one in formula_scores(formulas, small_provider, "csi300", LABEL, **dates):
+    for one in formula_scores(formulas, small_provider, "csi300", LABEL, **dates).scores:
         assert scores["refused"][one.name] == one.refused
         for what in ("ic", "rank_ic", "t_ic", "turnover", "autocorrelation", "coverage"):
             expected = pytest.approx(getattr(one, what), rel=1e-6, abs=1e-6, nan_ok=True)
