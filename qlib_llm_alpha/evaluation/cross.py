@@ -234,8 +234,8 @@ class Resampling:
     def __post_init__(self) -> None:
         if self.seed < 0 or self.draws < 1:
             raise ConfigError(
-                f"resampling has seed {self.seed!r} and {self.draws!r} draws; expected no negative seed and at least one "
-                "draw; 0 and 1000 are usual"
+                f"resampling has seed {self.seed!r} and {self.draws!r} draws; expected no negative seed and at least "
+                "one draw; 0 and 1000 are usual"
             )
 
 

@@ -155,6 +155,7 @@ class Session:
             "data": self.data,
             "seed": self.seed,
             "rules": asdict(self.rules),
+            "blocks": None if null is None else null.blocks,
             "candidates": len(self.admission.judged),
             "scored": len(self.admission.family),
             "admitted": len(self.admission.admitted),

@@ -10,16 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from qlib.backtest import get_exchange
 from qlib.backtest.exchange import Exchange
 from qlib.utils import get_callable_kwargs
 
 import qlib_llm_alpha
-from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
-from qlib_llm_alpha.evaluation.max_null import effective_trials
 from qlib_llm_alpha.evaluation.openings import Opening
+from qlib_llm_alpha.record.openings import factor_set_as_of, seen_before
 from qlib_llm_alpha.record.task_check import backtests_of
 
 COST_WORDS = ("cost", "commission", "stamp_duty", "transfer_fee", "slippage")
@@ -48,7 +46,9 @@ class EvidenceLine:
     repeated : bool
         The same configuration had opened them before.
     spent : bool
-        They were opened by force, now or before: they prove nothing any more.
+        They were opened by force, now or before, or seen otherwise: they prove nothing any more.
+    seen : tuple of str
+        How their days were looked at otherwise than by an opening.
     forced : str
         The reason given in this run.
     study, cells : str, int
@@ -73,6 +73,7 @@ class EvidenceLine:
     openings: int
     repeated: bool
     spent: bool
+    seen: tuple[str, ...]
     forced: str
     study: str
     cells: int
@@ -108,6 +109,7 @@ class EvidenceLine:
             remarks.append(f"study {self.study!r} of {self.cells} cells")
         if self.spent:
             remarks.append("SPENT")
+        remarks += self.seen
         if self.forced:
             remarks.append(f"forced now: {self.forced}")
         return ", ".join(remarks)
@@ -181,15 +183,18 @@ def evidence_line(
         The ledger is damaged.
     """
     head = ledger.head()
+    as_of = factor_set_as_of(task["dataset"]) if task else None
+    seen = () if opening is None else seen_before(ledger, opening.key, as_of)
     return EvidenceLine(
         trials=ledger.count(data=data),
         trials_in_ledger=ledger.count(),
-        effective_trials=effective_count(ledger, data),
+        effective_trials=ledger.effective_trials(data=data),
         tune_reads=ledger.tune_reads(data=data, run=run),
         tune_reads_in_ledger=ledger.tune_reads(data=data),
         openings=0 if opening is None else opening.openings,
         repeated=opening is not None and opening.repeated,
-        spent=opening is not None and opening.spent,
+        spent=opening is not None and (opening.spent or bool(seen)),
+        seen=seen,
         forced="" if opening is None else opening.forced,
         study="" if opening is None else opening.study,
         cells=1 if opening is None else opening.cells,
@@ -203,19 +208,6 @@ def evidence_line(
         ledger_rows=head.count,
         ledger_hash=head.hash,
     )
-
-
-def effective_count(ledger: TrialLedger, data: str) -> float:
-    """Return the effective number of the trials on some data; a trial without a daily series counts in full."""
-    count = ledger.count(data=data)
-    series = ledger.series(data=data)
-    if count < 2 or not series.shape[1]:
-        return float(count)
-    try:
-        independent = effective_trials(series.to_numpy(np.float64))
-    except ConfigError:
-        return float(count)  # too few days to see which trials are alike
-    return float(min(independent, series.shape[1])) + count - series.shape[1]
 
 
 def costs_of(task: Mapping[str, Any]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from qlib_llm_alpha.record.evidence_figures import (
     search_figures,
     strategy_figures,
 )
-from qlib_llm_alpha.record.evidence_line import EvidenceLine, effective_count, evidence_line
+from qlib_llm_alpha.record.evidence_line import EvidenceLine, evidence_line
 from qlib_llm_alpha.record.openings import (
     configuration_hash,
     data_and_market,
@@ -100,12 +100,13 @@ class EvidenceRecord(RecordTemp):
         missing: Gaps = []
         trials = self.count(missing)
         figures = self._confirm_figures(walls, missing)
+        alike = self._trials_on_search(ledger, data)
+        series = ledger.series(data=data)
         found, lacking = search_figures(
-            ledger.series(data=data).to_numpy(np.float64),
-            basis=_basis_of(ledger.trials(data=data)),
+            series[[row for row in alike.index if row in series.columns]].to_numpy(np.float64), basis=_basis_of(alike)
         )
         figures, missing = [*figures, *found], [*missing, *lacking]
-        figures += self._sealed_figures(walls, effective_count(ledger, data), ledger.count(data=data), missing)
+        figures += self._sealed_figures(walls, ledger.effective_trials(data=data), ledger.count(data=data), missing)
         self._save(self._line(ledger, data), figures, missing, trials)
 
     def count(self, missing: Gaps | None = None) -> pd.DataFrame:
@@ -159,6 +160,16 @@ class EvidenceRecord(RecordTemp):
         table: pd.DataFrame = pd.DataFrame([vars(trial) for trial in scored], columns=columns[1:])
         table.insert(0, "name", [factor.name for factor in factors])
         return table
+
+    def _trials_on_search(self, ledger: TrialLedger, data: str) -> pd.DataFrame:
+        """Return every trial on this data that was measured as those of this run were, on the same days."""
+        trials = ledger.trials(data=data)
+        own = ledger.trials(data=data, run=str(self.recorder.id))
+        if own.empty:
+            return own
+        same = ["label", "ic_kind", "universe", "start", "end"]
+        chosen: pd.DataFrame = trials[(trials[same] == own[same].iloc[0]).all(axis=1)]
+        return chosen
 
     def _record_tune_reads(self, ledger: TrialLedger, walls: Walls, data: str) -> None:
         if walls.tune is None:

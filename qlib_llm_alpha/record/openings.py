@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +24,15 @@ from qlib.workflow import record_temp
 from qlib.workflow.record_temp import SignalRecord
 from qlib.workflow.recorder import Recorder
 
+import qlib_llm_alpha
 from qlib_llm_alpha.data.fingerprint import market_name, provider_fingerprint
 from qlib_llm_alpha.data.handler import FactorSetHandler
 from qlib_llm_alpha.errors import ConfigError, MissingArtifactError, WallError
 from qlib_llm_alpha.evaluation.confirm import ConfirmPermit, read_confirm
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.openings import Opening, OpeningKey, check_opening, open_segment
-from qlib_llm_alpha.library.factor_set import load_factor_set
-from qlib_llm_alpha.record.task_check import closed_segments
+from qlib_llm_alpha.library.factor_set import FactorSet, load_factor_set
+from qlib_llm_alpha.record.task_check import classes_of, closed_segments
 
 LEDGER = "ledger"
 STUDY_KEYS = {"name", "cells"}
@@ -38,6 +40,7 @@ HOW = (
     "In a workflow these are qlib_init.exp_manager.kwargs: `study: {name: NAME, cells: NUMBER}` in every YAML of the "
     "grid, or `force: REASON`. On the embedded market another seed is another market: `qlib-llm-alpha market --seed 8`"
 )
+FILES_READ = {".yaml", ".yml", ".json", ".csv", ".txt", ".parquet", ".pkl"}
 _FIRST_DAY, _LAST_DAY = "0001-01-01", "9999-12-31"
 
 
@@ -61,8 +64,11 @@ class OpeningRules:
     force: str = ""
 
     @classmethod
-    def of(cls, ledger: Any, study: Any, force: Any) -> OpeningRules:
-        """Read what ``qlib_init.exp_manager.kwargs`` says; the ledger's folder is taken from the working directory.
+    def of(cls, ledger: Any, study: Any, force: Any, *, beside: Path | None = None) -> OpeningRules:
+        """Read what ``qlib_init.exp_manager.kwargs`` says.
+
+        A relative folder of the ledger lies beside the database of the runs: whoever sees the runs has the same ledger.
+        Without a database of one's own, on a server, it is taken from the working directory.
 
         Raises
         ------
@@ -73,7 +79,7 @@ class OpeningRules:
             raise ConfigError(f"exp_manager ledger is {ledger!r}; expected a folder such as 'ledger': name one")
         if not isinstance(force, str):
             raise ConfigError(f"exp_manager force is {force!r}; expected a reason in words, or '' for none")
-        folder = Path(ledger).absolute()
+        folder = ((Path.cwd() if beside is None else beside) / ledger).absolute()
         if study is None:
             return cls(folder, force=force)
         if not isinstance(study, Mapping) or set(study) != STUDY_KEYS or not str(study["name"]).strip():
@@ -83,14 +89,27 @@ class OpeningRules:
             raise ConfigError(f"exp_manager study has {cells!r} cells; expected how many runs it opens sealed with")
         return cls(folder, str(study["name"]), cells, force)
 
-    def check(self, key: OpeningKey) -> None:
-        """Refuse early what `open` would refuse; nothing is written.
+    def check(self, key: OpeningKey, *, as_of: str | None = None) -> None:
+        """Refuse early what `open` would refuse, and factors that were chosen with the days of test.
+
+        Parameters
+        ----------
+        key : OpeningKey
+        as_of : str, optional
+            The day up to which bars were read to choose the factor set.
 
         Raises
         ------
         WallError
-            The segment was opened by another configuration, or the study's cells differ or are used up.
+            The segment was opened by another configuration, the study's cells differ or are used up, or the factor set
+            is of a day inside the segment or after it.
         """
+        if as_of is not None and as_of >= key.start and not self.force:
+            raise WallError(
+                f"the factor set {key.factor_set!r} was chosen with bars up to {as_of}, and test begins {key.start}; "
+                "expected factors chosen before test: mine on earlier days, test on later ones, or force with a "
+                "reason, which this run and every later report will state as spent"
+            )
         try:
             check_opening(TrialLedger(self.ledger), key, study=self.study, cells=self.cells, force=self.force)
         except WallError as error:
@@ -209,10 +228,12 @@ def configuration_hash(task: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what a task computes from test with: model, dataset, and the records that open it.
 
     Names of runs and experiments, records that do not open sealed, the order of keys and the folder that paths lie in
-    do not count; everything else does, the number of threads included.
+    do not count; everything else does, the number of threads included. Of a class that is installed neither with Qlib
+    nor with another package the source file counts, and of a file that the task names its content.
     """
     kept = {name: task[name] for name in ("model", "dataset", "reweighter") if task.get(name) is not None}
     kept["record"] = [record for record in records_of(task) if opens_sealed(record)]
+    kept["sources"] = _own_sources(kept)
     text = json.dumps(_canonical(kept), sort_keys=True, ensure_ascii=False, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -224,18 +245,54 @@ def factor_set_name(dataset: Any) -> str:
         return f"{handler.factor_set.name} {handler.factor_set.id}"
     if not isinstance(handler, Mapping):
         return str(handler) if isinstance(handler, str) else type(handler).__name__
-    kind, kwargs = get_callable_kwargs(dict(handler))
-    if not (isinstance(kind, type) and issubclass(kind, FactorSetHandler)):
-        return str(getattr(kind, "__name__", kind))
-    given = {name: kwargs[name] for name in ("factor_set", "mode") if name in (kwargs or {})}
-    factors = load_factor_set(given.get("factor_set", "seed"), mode=given.get("mode", "scale_free"))
-    return f"{factors.name} {factors.id}"
+    factors = _configured_set(handler)
+    if factors is not None:
+        return f"{factors.name} {factors.id}"
+    kind, _ = get_callable_kwargs(dict(handler))
+    return str(getattr(kind, "__name__", kind))
+
+
+def factor_set_as_of(dataset: Any) -> str | None:
+    """Return the day up to which bars were read to choose the factor set of a dataset; None where nobody says."""
+    handler = _handler(dataset)
+    factors = handler.factor_set if isinstance(handler, FactorSetHandler) else _configured_set(handler)
+    return None if factors is None else factors.as_of
+
+
+def seen_before(ledger: TrialLedger, key: OpeningKey, as_of: str | None) -> tuple[str, ...]:
+    """Say how the days of a sealed segment were looked at otherwise than by an opening; empty when they were not.
+
+    Parameters
+    ----------
+    ledger : TrialLedger
+    key : OpeningKey
+        Of the segment.
+    as_of : str or None
+        Of the factor set.
+    """
+    trials = ledger.trials(data=key.data)
+    inside = int(((trials["end"] >= key.start) & (trials["start"] <= key.end)).sum())
+    remarks = [f"{inside} trials were scored on days of test"] if inside else []
+    if as_of is not None and as_of >= key.start:
+        remarks.append(f"the factor set was chosen with bars up to {as_of}")
+    return tuple(remarks)
 
 
 def data_and_market() -> tuple[str, str]:
     """Return the fingerprint of the provider that Qlib has open, and the name of its market."""
     root = Path(C.dpm.get_data_uri("day" if "day" in C.dpm.provider_uri else C.DEFAULT_FREQ))
     return provider_fingerprint(root), market_name(root, str(C.region))
+
+
+def _configured_set(handler: Any) -> FactorSet | None:
+    """Return the factor set that a handler's configuration names; None for another handler."""
+    if not isinstance(handler, Mapping):
+        return None
+    kind, kwargs = get_callable_kwargs(dict(handler))
+    if not (isinstance(kind, type) and issubclass(kind, FactorSetHandler)):
+        return None
+    given = {name: kwargs[name] for name in ("factor_set", "mode") if name in (kwargs or {})}
+    return load_factor_set(given.get("factor_set", "seed"), mode=given.get("mode", "scale_free"))
 
 
 def _handler(dataset: Any) -> Any:
@@ -286,8 +343,29 @@ def _canonical(value: Any) -> Any:
     return f"{type(value).__module__}.{type(value).__qualname__} {joblib.hash(value)}"
 
 
+def _own_sources(task: Mapping[str, Any]) -> dict[str, str]:
+    """Return a hash for the source file of each class of a task that is the user's own, by its name."""
+    found = {}
+    for _, config, module in classes_of(task, "task", None):
+        if not config.get("module_path") and module is None:
+            continue
+        kind, _ = get_callable_kwargs(dict(config), default_module=module)
+        source = inspect.getsourcefile(kind) if inspect.isclass(kind) or inspect.isfunction(kind) else None
+        if source is not None and not _is_installed(Path(source)):
+            digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+            found[f"{kind.__module__}.{kind.__qualname__}"] = digest
+    return found
+
+
+def _is_installed(source: Path) -> bool:
+    ours = Path(qlib_llm_alpha.__file__).parent
+    return source.is_relative_to(ours) or {"site-packages", "dist-packages"} & set(source.parts) != set()
+
+
 def _portable(text: str) -> str:
     path = Path(text)
+    if path.suffix in FILES_READ and path.is_file():
+        return f"file {hashlib.sha256(path.read_bytes()).hexdigest()}"
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return path.relative_to(Path.cwd()).as_posix()
     return text

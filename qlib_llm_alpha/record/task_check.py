@@ -79,7 +79,7 @@ def check_task(task: Mapping[str, Any]) -> None:
     for name in ("model", "dataset"):
         if not task.get(name):
             raise ConfigError(f"task: has {sorted(task)} and no {name!r}; expected both model and dataset: add it")
-    for place, config, module in _classes(task, "task", None):
+    for place, config, module in classes_of(task, "task", None):
         _check_class(config, place, module)
     for place, config in backtests_of(task):
         _check_portfolio(config, place)
@@ -148,16 +148,16 @@ def _daily() -> bool:
     return True
 
 
-def _classes(node: Any, place: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
+def classes_of(node: Any, place: str, module: Any) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
     """Walk the task and give each mapping that names a class, with the module Qlib would look in."""
     if isinstance(node, Mapping):
         if "class" in node or ("module_path" in node and "func" not in node):
             yield place, node, module
         for key, value in node.items():
-            yield from _classes(value, f"{place}.{key}", DEFAULT_MODULES.get(str(key)))
+            yield from classes_of(value, f"{place}.{key}", DEFAULT_MODULES.get(str(key)))
     elif isinstance(node, (list, tuple)):
         for position, value in enumerate(node):
-            yield from _classes(value, f"{place}[{position}]", module)
+            yield from classes_of(value, f"{place}[{position}]", module)
 
 
 def _check_class(config: Mapping[str, Any], place: str, module: Any) -> None:

@@ -49,6 +49,7 @@ from qlib_llm_alpha.record.openings import (
     OpeningRules,
     configuration_hash,
     data_and_market,
+    factor_set_as_of,
     factor_set_name,
     folders_apart,
     key_of_task,
@@ -225,7 +226,7 @@ class VerifiedRecorder(MLflowRecorder):
         task = deepcopy_basic_type(task)
         planned = key_of_task(task) if any(opens_sealed(record) for record in records_of(task)) else None
         if planned is not None:
-            self.rules.check(planned)
+            self.rules.check(planned, as_of=factor_set_as_of(task["dataset"]))
         self.task, self.planned, self.apart = task, planned, folders_apart(task)
 
     def _open_when_due(self, names: Sequence[str] = ()) -> None:
@@ -380,7 +381,8 @@ class VerifiedExpManager(MLflowExpManager):
                 f"exp_manager uri {uri!r}: expected a database or server such as 'sqlite:///mlflow.db'; MLflow no "
                 "longer writes file stores: change qlib_init.exp_manager.kwargs.uri"
             )
-        self.rules = OpeningRules.of(ledger, study, force)
+        database = _database(uri)
+        self.rules = OpeningRules.of(ledger, study, force, beside=None if database is None else database.parent)
         super().__init__(_absolute(uri), default_exp_name)
         self.database = _create_store(self.uri)
 

@@ -54,7 +54,7 @@ def test_the_run_is_kept_in_a_database_and_by_our_recorder_unless_only_the_handl
     workflow = load(path, monkeypatch)
     manager = workflow["qlib_init"]["exp_manager"]
     assert manager["kwargs"]["uri"].startswith("sqlite:///")
-    modules = {config.get("module_path", "") for _, config, _ in task_check._classes(workflow["task"], "task", None)}
+    modules = {config.get("module_path", "") for _, config, _ in task_check.classes_of(workflow["task"], "task", None)}
     if {name for name in modules if name.startswith("qlib_llm_alpha")} - {"qlib_llm_alpha.data.handler"}:
         assert manager["class"] == VerifiedExpManager.__name__
         assert manager["module_path"] == VerifiedExpManager.__module__

@@ -13,7 +13,6 @@ from qlib_llm_alpha.record.evidence_line import (
     EvidenceLine,
     code_revision,
     costs_of,
-    effective_count,
     evidence_line,
     seeds_of,
 )
@@ -45,17 +44,17 @@ def scored(ledger: TrialLedger, series: np.ndarray, data: str = "d", prefix: str
 
 def test_trials_that_are_alike_count_once_and_those_without_series_in_full(tmp_path: Path) -> None:
     ledger = TrialLedger(tmp_path)
-    assert effective_count(ledger, "d") == 0
+    assert ledger.effective_trials(data="d") == 0
     one = np.random.default_rng(1).standard_normal((len(DAYS), 1))
     scored(ledger, np.repeat(one, 6, axis=1))
-    assert effective_count(ledger, "d") == pytest.approx(1, abs=0.15)
+    assert ledger.effective_trials(data="d") == pytest.approx(1, abs=0.15)
     ledger.record(
         [Trial("y", "$open", "human"), Trial("z", "$low", "human")], None, DAYS, basis=BASIS, data="d", run=""
     )
-    assert effective_count(ledger, "d") == pytest.approx(3, abs=0.15)
+    assert ledger.effective_trials(data="d") == pytest.approx(3, abs=0.15)
     independent = np.random.default_rng(2).standard_normal((len(DAYS), 6))
     scored(ledger, independent, data="other", prefix="w")
-    assert effective_count(ledger, "other") == pytest.approx(6, rel=0.25)
+    assert ledger.effective_trials(data="other") == pytest.approx(6, rel=0.25)
 
 
 def test_with_too_few_days_every_trial_counts(tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_with_too_few_days_every_trial_counts(tmp_path: Path) -> None:
     ledger.record(
         [Trial(name, "$close", "random") for name in "abc"], series[:9], DAYS[:9], basis=BASIS, data="d", run=""
     )
-    assert effective_count(ledger, "d") == 3
+    assert ledger.effective_trials(data="d") == 3
 
 
 def test_the_line_counts_this_data_this_run_and_the_whole_ledger(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from qlib.model.trainer import begin_task_train, end_task_train
 from qlib.workflow import QlibRecorder, R
@@ -13,13 +17,16 @@ from qlib.workflow.expm import MLflowExpManager
 from qlib.workflow.record_temp import RecordTemp, SigAnaRecord, SignalRecord
 
 from qlib_llm_alpha.errors import ChainError, ConfigError, WallError
-from qlib_llm_alpha.evaluation.ledger import TrialLedger
+from qlib_llm_alpha.evaluation.basis import Basis
+from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
+from qlib_llm_alpha.library.factor_set import load_factor_set
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record import tracking
 from qlib_llm_alpha.record.evidence_record import EvidenceRecord
 from qlib_llm_alpha.record.factor_set_record import FactorSetRecord
 from qlib_llm_alpha.record.gate_record import GateRecord
 from qlib_llm_alpha.record.leakage_record import LeakageRecord
+from qlib_llm_alpha.record.openings import configuration_hash, data_and_market
 from qlib_llm_alpha.record.tracking import VerifiedExpManager
 from tests.record.small_runs import (
     APART,
@@ -359,3 +366,56 @@ def test_under_qlibs_own_manager_our_record_logs_its_opening(
         GateRecord(recorder=recorder, model=model_small, dataset=dataset).generate()
     (row,) = ledger.openings()
     assert row.body["run"] == recorder.id
+
+
+def test_factors_that_were_chosen_with_days_of_test_are_refused_or_spent(
+    run: Runner, tmp_path: Path, ledger: TrialLedger
+) -> None:
+    chosen = replace(load_factor_set("starter"), name="hindsight", as_of="2021-03-31")
+    chosen.save(tmp_path / "hindsight.yaml")
+    task = changed(
+        small_task(SIGNAL, UNKNOWN), "dataset.kwargs.handler.kwargs.factor_set", str(tmp_path / "hindsight.yaml")
+    )
+    with pytest.raises(WallError, match="chosen with bars up to 2021-03-31, and test begins 2021-01-04"):
+        run(task)
+    assert ledger.openings() == []
+    made = run(task, force="the auditor asked")
+    assert "SPENT, the factor set was chosen with bars up to 2021-03-31" in made.data.tags["evidence"]
+
+
+def test_trials_on_days_of_test_spend_it(run: Runner, ledger: TrialLedger) -> None:
+    first = run(small_task(SIGNAL, UNKNOWN))
+    assert "SPENT" not in first.data.tags["evidence"]
+    data, _ = data_and_market()
+    days = np.arange("2021-03-01", "2021-04-01", dtype="datetime64[D]")
+    basis = Basis("$close", 2, "rank_ic", "all", "all instruments", str(days[0]), str(days[-1]), None, 1)
+    trial = Trial("0123456789ab", "$close/$open", "human")
+    ledger.record([trial], np.zeros((len(days), 1)), days, basis=basis, data=data, run="by hand")
+    again = run(small_task(SIGNAL, UNKNOWN))
+    assert "SPENT, 1 trials were scored on days of test" in again.data.tags["evidence"]
+    assert again.data.metrics["evidence/sealed is spent"] == 1.0
+
+
+def test_another_source_of_a_users_class_is_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name stays the same; what it computes does not."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "users_model_of_a_test.py"
+    hashes = []
+    for sign in ("1", "-1"):
+        module.write_text(f"class Mine:\n    sign = {sign}\n\n    def __init__(self, **settings):\n        pass\n")
+        importlib.invalidate_caches()
+        sys.modules.pop(module.stem, None)
+        task = changed(small_task(SIGNAL), "model", {"class": "Mine", "module_path": module.stem, "kwargs": {}})
+        hashes.append([configuration_hash(task), configuration_hash(task)])
+    assert hashes[0][0] == hashes[0][1]
+    assert hashes[0][0] != hashes[1][0]
+    stock = small_task(SIGNAL)
+    assert configuration_hash(stock) == configuration_hash(small_task(SIGNAL))
+
+
+def test_the_ledger_lies_beside_the_database_wherever_the_run_is_started(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    manager = VerifiedExpManager(uri=f"sqlite:///{tmp_path / 'elsewhere' / 'mlflow.db'}")
+    assert manager.rules.ledger == tmp_path / "elsewhere" / "ledger"
