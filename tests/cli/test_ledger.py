@@ -56,9 +56,7 @@ def test_show_gives_json(ledger: TrialLedger, capsys: pytest.CaptureFixture[str]
     assert [opening["spent"] for opening in shown["openings"]] == [False, True]
 
 
-def test_series_too_short_to_be_compared_count_in_full(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_series_too_short_to_be_compared_count_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TrialLedger(tmp_path).record(
         [Trial("id", "$close", "human")],
         np.ones((2, 1)),
