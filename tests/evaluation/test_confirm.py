@@ -30,7 +30,7 @@ SCORE, LABEL = RNG.standard_normal((2, len(DAYS), 12))
 def test_every_reading_is_logged_and_other_configurations_are_counted(tmp_path: Path) -> None:
     ledger = TrialLedger(tmp_path)
     other = replace(KEY, configuration="other", start="2020-02-20")
-    elsewhere = replace(KEY, market="us")
+    elsewhere = replace(KEY, market="us", data="other data")
     permits = [read_confirm(ledger, key, study="grid", run="r") for key in (KEY, KEY, other, elsewhere, KEY)]
     assert [permit.repeated for permit in permits] == [False, True, False, False, True]
     assert [permit.readings for permit in permits] == [1, 1, 2, 1, 2]

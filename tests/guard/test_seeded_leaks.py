@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from qlib_llm_alpha.guard.suite import check_signal
 from tests.guard.subjects import STOCK, asked, handler, only
 from tests.support.leaky import HONEST, LABEL, close_over_mean, tomorrow
 from tests.support.provider import TEST, TRAIN, VALID
 
 LEAKY = "tests.support.leaky"
+# Every one builds a handler several times, each in a process of its own.
+pytestmark = pytest.mark.slow
 
 
 def model(name: str, **kwargs: Any) -> dict[str, Any]:
