@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Each builds handlers in processes of their own.
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 

@@ -21,6 +21,9 @@ from qlib_llm_alpha.guard.warm_process import WarmProcesses
 from tests.guard.subjects import STOCK, handler
 from tests.support.leaky import close_over_mean
 
+# Each builds handlers in processes of their own.
+pytestmark = pytest.mark.slow
+
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="processes wait only where fork is safe")
 
 

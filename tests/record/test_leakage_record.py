@@ -15,6 +15,9 @@ from tests.record.small_runs import LEAKAGE, SIGNAL, UNKNOWN, Runner, small_task
 from tests.support.provider import END, START
 from tests.support.tasks import changed
 
+# Each builds handlers in processes of their own.
+pytestmark = pytest.mark.slow
+
 # Its one feature is tomorrow's close.
 CLAIRVOYANT = {
     "class": "DataHandlerLP",
