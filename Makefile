@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MARKET ?= .data/embedded
 PROOFS := benchmarks/proofs/out
 
-.PHONY: help setup demo test check slow proofs
+.PHONY: help setup demo test check slow coverage proofs
 help: ## print the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
@@ -23,6 +23,9 @@ demo: setup ## install, write the embedded market, run the main workflow
 	QLIB_DATA=$(abspath $(MARKET)) $(BIN)/qrun workflows/llm_alpha.yaml
 
 test: setup ## every test that needs no network
+	$(BIN)/python -m pytest -m 'not network'
+
+coverage: setup ## the same with branch coverage, which takes longer
 	$(BIN)/python -m pytest -m 'not network' --cov --cov-report=term
 
 check: setup ## format, lint, types, import contracts, fast tests: CI's first stage
