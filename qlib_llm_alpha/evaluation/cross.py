@@ -28,9 +28,17 @@ from qlib_llm_alpha.engine.panel import Days, as_days
 from qlib_llm_alpha.errors import ConfigError, PanelError
 from qlib_llm_alpha.evaluation.basis import Basis
 from qlib_llm_alpha.evaluation.bootstrap import MIN_DAYS, stationary_bootstrap
-from qlib_llm_alpha.evaluation.many_trials import benjamini_hochberg
+from qlib_llm_alpha.evaluation.many_trials import benjamini_hochberg, p_of_t
 from qlib_llm_alpha.evaluation.signal import net_returns
-from qlib_llm_alpha.evaluation.statistics import DAYS_PER_YEAR, annualised, hac_standard_error, hac_t, icir, mean_of
+from qlib_llm_alpha.evaluation.statistics import (
+    DAYS_PER_YEAR,
+    annualised,
+    finite_or_none,
+    hac_standard_error,
+    hac_t,
+    icir,
+    mean_of,
+)
 from qlib_llm_alpha.evaluation.walls import Segment
 
 Array = NDArray[np.float64]
@@ -98,7 +106,7 @@ class Stress:
     def to_dict(self) -> dict[str, object]:
         """Return one flat row for a table; NaN as None."""
         key = {"factor": self.factor, "factor_id": self.factor_id, "market": self.market, "state": self.state}
-        figures = {name: _plain(value) for name, value in asdict(self.rank_ic).items()}
+        figures = {name: finite_or_none(value) for name, value in asdict(self.rank_ic).items()}
         return key | figures | self.basis.to_dict() | {"basis": self.basis.sentence}
 
 
@@ -150,9 +158,9 @@ class GridVerdict:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: NaN as None."""
-        plain: dict[str, object] = {name: _plain(value) for name, value in asdict(self).items()}
+        plain: dict[str, object] = {name: finite_or_none(value) for name, value in asdict(self).items()}
         plain["decay"] = {
-            market: {name: _plain(value) for name, value in asdict(slope).items()}
+            market: {name: finite_or_none(value) for name, value in asdict(slope).items()}
             for market, slope in self.decay.items()
         }
         return plain
@@ -218,7 +226,7 @@ class Cell:
 
     def to_dict(self) -> dict[str, object]:
         """Return one flat row for a table: the figures, then what they are of; NaN as None."""
-        figures = {name: _plain(getattr(self, name)) for name in self.__dataclass_fields__ if name != "basis"}
+        figures = {name: finite_or_none(getattr(self, name)) for name in self.__dataclass_fields__ if name != "basis"}
         return figures | self.basis.to_dict() | {"basis": self.basis.sentence}
 
 
@@ -714,11 +722,11 @@ def _sign(value: float) -> int:
 
 
 def _upper(t: float) -> float:
-    return 1.0 if math.isnan(t) else 0.5 * math.erfc(t / math.sqrt(2.0))
+    return 1.0 if math.isnan(t) else p_of_t(t, two_sided=False)
 
 
 def _two_sided(t: float) -> float:
-    return 1.0 if math.isnan(t) else math.erfc(abs(t) / math.sqrt(2.0))
+    return 1.0 if math.isnan(t) else p_of_t(t)
 
 
 def _turned(slope: Slope, sign: int) -> Slope:
@@ -731,7 +739,3 @@ def _state(inside: pd.Series, known: pd.Series | Mask) -> Array:
 
 def _listed(names: object) -> str:
     return ", ".join(sorted(str(name) for name in names))  # type: ignore[attr-defined]
-
-
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -26,6 +26,7 @@ from qlib_llm_alpha.engine.panel import Days, as_days
 from qlib_llm_alpha.errors import ChainError, ConfigError, PanelError
 from qlib_llm_alpha.evaluation.basis import Basis, is_count
 from qlib_llm_alpha.evaluation.max_null import BLOCK, FEWEST_BLOCKS, effective_trials
+from qlib_llm_alpha.evaluation.statistics import finite_or_none
 
 TRIAL, TUNE_READ, OPENING = "trial", "tune_read", "opening"
 
@@ -129,8 +130,8 @@ class TrialLedger:
         bodies = [
             {
                 **asdict(trial),
-                "ic": _finite_or_none(trial.ic),
-                "t": _finite_or_none(trial.t),
+                "ic": finite_or_none(trial.ic),
+                "t": finite_or_none(trial.t),
                 **shared,
                 "column": str(place) if stored else "",
             }
@@ -397,7 +398,3 @@ def _parquet(values: NDArray[np.float64], index: pd.DatetimeIndex) -> bytes:
     # An IC repeats no value: dictionaries and statistics would only cost time.
     content: bytes = table.to_parquet(None, engine="pyarrow", use_dictionary=False, write_statistics=False)
     return content
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

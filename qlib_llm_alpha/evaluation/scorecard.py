@@ -13,7 +13,7 @@ from qlib_llm_alpha.engine.scoring import MIN_NAMES, coverage, ic_series, rank_i
 from qlib_llm_alpha.errors import ConfigError, PanelError, WallError
 from qlib_llm_alpha.evaluation.confirm import ConfirmPermit
 from qlib_llm_alpha.evaluation.signal import aged
-from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
+from qlib_llm_alpha.evaluation.statistics import finite_or_none, hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
 
 Array = NDArray[np.float64]
@@ -54,9 +54,9 @@ class Scorecard:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON: NaN as None, keys of ``decay`` as text."""
-        plain = {name: _plain(value) for name, value in asdict(self).items()}
-        plain["decay"] = {str(lag): _plain(value) for lag, value in self.decay.items()}
-        plain["by_regime"] = {name: _plain(value) for name, value in self.by_regime.items()}
+        plain = {name: finite_or_none(value) for name, value in asdict(self).items()}
+        plain["decay"] = {str(lag): finite_or_none(value) for lag, value in self.decay.items()}
+        plain["by_regime"] = {name: finite_or_none(value) for name, value in self.by_regime.items()}
         return plain
 
 
@@ -181,7 +181,3 @@ def _check_permit(permit: ConfirmPermit | None, walls: Walls) -> None:
             f"segment 'confirm' ({dates[0]} to {dates[1]}) was asked for with the permit {permitted!r}; expected one "
             "for these dates: log the reading first, with evaluation.confirm.read_confirm"
         )
-
-
-def _plain(value: object) -> object:
-    return None if isinstance(value, float) and np.isnan(value) else value

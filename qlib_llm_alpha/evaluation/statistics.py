@@ -6,7 +6,7 @@ or a series that never moves, give NaN, not an exception: a factor without evide
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,11 @@ def expected_shortfall(series: Array, share: float = 0.05) -> float:
     if not len(values):
         return float("nan")
     return float(-values[: max(1, int(np.floor(share * len(values) + 1e-9)))].mean())
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return a value as JSON has it: None for a float that is NaN or infinite, anything else as it is."""
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def block_permutation(n: int, block: int, rng: np.random.Generator) -> NDArray[np.intp]:

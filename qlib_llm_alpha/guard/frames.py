@@ -40,6 +40,8 @@ class Difference:
 
     def told(self, one: str, other: str) -> str:
         """Say it in words; `one` and `other` say what the two frames are, such as "as it is"."""
+        if not self.day:
+            return f"the columns are not the same: {self.one} {one}, {self.other} {other}"
         place = f"{self.instrument} on {self.day}"
         if not self.columns:
             return f"{counted(self.cells, 'row')} not the same, first {place}: {self.one} {one}, {self.other} {other}"

@@ -43,6 +43,7 @@ from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfi
 from qlib_llm_alpha.evaluation.scorecard import Scorecard, score_factor
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.evaluation.sharpe import deflated_sharpe, sharpe_ratio
+from qlib_llm_alpha.evaluation.statistics import finite_or_none
 from qlib_llm_alpha.evaluation.walls import SearchWindow, Walls
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.factor import Factor
@@ -165,8 +166,8 @@ class Session:
             "effective_trials": None if null is None else null.effective,
             "critical_t": None if null is None else null.critical_t,
             "other_trials": self.other_trials,
-            "pbo": _plain(self.pbo),
-            "deflated_sharpe": {name: _plain(value) for name, value in self.deflated.items()},
+            "pbo": finite_or_none(self.pbo),
+            "deflated_sharpe": {name: finite_or_none(value) for name, value in self.deflated.items()},
             "credit_over_shuffled_labels": None if self.shuffled is None else _credit_dict(self.shuffled),
             "credit_over_shifted_labels": None if self.shifted is None else _credit_dict(self.shifted),
             "credit_over_random_formulas": None if self.random is None else _credit_dict(self.random),
@@ -383,7 +384,7 @@ def free_folder(folder: Path) -> None:
 
 
 def _credit_dict(credit: Credit) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in asdict(credit).items() if not isinstance(value, np.ndarray)}
+    return {name: finite_or_none(value) for name, value in asdict(credit).items() if not isinstance(value, np.ndarray)}
 
 
 def _farthest(data: SearchData) -> int:
@@ -515,7 +516,3 @@ def _row(one: Judged) -> dict[str, Any]:
         "nearest": one.nearest,
         "nearest_correlation": one.nearest_correlation,
     }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value

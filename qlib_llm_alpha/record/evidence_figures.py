@@ -13,6 +13,7 @@ from qlib_llm_alpha.evaluation.bootstrap import bootstrap_interval, step_m, supe
 from qlib_llm_alpha.evaluation.max_null import max_null
 from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfitting
 from qlib_llm_alpha.evaluation.sharpe import deflated_sharpe, minimum_backtest_length, probabilistic_sharpe
+from qlib_llm_alpha.evaluation.signal import break_even_cost_bps
 from qlib_llm_alpha.evaluation.statistics import DAYS_PER_YEAR, annualised
 from qlib_llm_alpha.report.evidence_text import Figure, Missing
 
@@ -107,8 +108,9 @@ def break_even_figures(report: pd.DataFrame, *, basis: str) -> list[Figure]:
     traded = float(report["turnover"].sum())
     if not traded > 0:
         return []
-    gross = float((report["return"] - report["bench"]).sum())
-    even, paid = 1e4 * gross / traded, 1e4 * float(report["cost"].sum()) / traded
+    gross = (report["return"] - report["bench"]).to_numpy(np.float64)
+    even = break_even_cost_bps(gross, report["turnover"].to_numpy(np.float64))
+    paid = 1e4 * float(report["cost"].sum()) / traded
     return [
         Figure(
             "break-even cost",

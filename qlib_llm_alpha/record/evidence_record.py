@@ -209,7 +209,7 @@ class EvidenceRecord(RecordTemp):
             label_name=self._label(),
             permit=permit,
         )
-        meaning = "mean daily rank IC of the run's score on confirm, read once by this configuration"
+        meaning = "mean daily rank IC of the run's score on confirm"
         if permit.readings > 1:
             meaning += f"; {permit.readings} configurations have read it by now, so that it has chosen among them"
         basis = self._basis(card.start, card.end, permit.readings).sentence

@@ -179,3 +179,12 @@ def test_the_lag_statistic_of_noise_has_deviation_one() -> None:
     independent = _z_values(pd.DataFrame(rng.normal(size=(960, 400)), index=index), rng.normal(size=960))
     assert abs(independent.std() - 1) < 0.1
     assert abs(independent.mean()) < 0.2
+
+
+def test_other_names_of_columns_are_said_in_words() -> None:
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2020-01-01", periods=2), ["A"]], names=["datetime", "instrument"]
+    )
+    found = first_difference(pd.DataFrame({"x": [1.0, 2.0]}, index=index), pd.DataFrame({"y": [1.0, 2.0]}, index=index))
+    assert found is not None
+    assert found.told("here", "there") == "the columns are not the same: x here, y there"
