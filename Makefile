@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKET ?= .data/embedded
 PROOFS := benchmarks/proofs/out
+PYTEST := $(BIN)/python -m pytest -n $(shell nproc) --dist worksteal
 
 .PHONY: help setup demo test check slow coverage proofs
 help: ## print the targets
@@ -23,7 +24,7 @@ demo: setup ## install, write the embedded market, run the main workflow
 	QLIB_DATA=$(abspath $(MARKET)) $(BIN)/qrun workflows/llm_alpha.yaml
 
 test: setup ## every test that needs no network
-	$(BIN)/python -m pytest -m 'not network'
+	$(PYTEST) -m 'not network'
 
 coverage: setup ## the same with branch coverage, which takes longer
 	$(BIN)/python -m pytest -m 'not network' --cov --cov-report=term
@@ -33,10 +34,10 @@ check: setup ## format, lint, types, import contracts, fast tests: CI's first st
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: setup ## the slow tests alone
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 proofs: setup ## what the gate earns on markets with and without a planted edge, see benchmarks/README.md
 	mkdir -p $(PROOFS)

@@ -12,6 +12,14 @@
     ├── ChainError (RuntimeError)        an append-only log was changed, cut or cannot be read
     ├── WallError (RuntimeError)         something reaches beyond its wall, or opens the sealed segment again
     ├── LeakError (AssertionError)       a leak guard found that the future is known
+    ├── DocumentError (ValueError)       a document cannot be read, found or cited
+    ├── PromptError (ValueError)         a prompt lacks a value, or a blind one still says when, who or where
+    ├── LLMError (RuntimeError)          a language model was asked, or was to be asked
+    │   ├── LLMFailure                   a call ended without a usable answer; carries kind, usage and text
+    │   ├── BudgetError                  the next call would pass the budget; nothing was sent
+    │   ├── OfflineError                 a real call was about to start while the offline switch is set
+    │   ├── PrivacyError                 private text was about to leave for a remote endpoint
+    │   └── ReplayError                  the recording has no answer for a request
     ├── MissingArtifactError (LookupError)   a record needs an artifact that no earlier record wrote
     └── MissingExtraError (ImportError)  an optional dependency is not installed
 
@@ -19,6 +27,8 @@ Each message says what was given, what was expected and what to do.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 
 class QlibLLMAlphaError(Exception):
@@ -83,3 +93,66 @@ class MissingArtifactError(QlibLLMAlphaError, LookupError):
 
 class MissingExtraError(QlibLLMAlphaError, ImportError):
     """An optional dependency is not installed."""
+
+
+class DocumentError(QlibLLMAlphaError, ValueError):
+    """A document cannot be read, found or cited."""
+
+
+class PromptError(QlibLLMAlphaError, ValueError):
+    """A prompt lacks a value or was given one too many, or a blind one still says when, who or where."""
+
+
+class LLMError(QlibLLMAlphaError, RuntimeError):
+    """The root of what can go wrong between us and a language model."""
+
+
+class LLMFailure(LLMError):
+    """A call ended without a usable answer.
+
+    Parameters
+    ----------
+    kind : str
+        A code of ``llm.failures.KINDS``.
+    detail : str
+        What was asked for, what came, and what to do; never a secret.
+    usage : object, optional
+        Tokens that the server reported (``llm.request.Usage``); None when it never answered.
+    text : str
+        What the model wrote, as far as anything came.
+    retryable : bool
+        Whether the same call may work later.
+    """
+
+    def __init__(
+        self, kind: str, detail: str, *, usage: object | None = None, text: str = "", retryable: bool = False
+    ) -> None:
+        super().__init__(f"[{kind}] {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.usage = usage
+        self.text = text
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[Callable[..., LLMFailure], tuple[str, str, object | None, str, bool]]:
+        return _failure, (self.kind, self.detail, self.usage, self.text, self.retryable)
+
+
+def _failure(kind: str, detail: str, usage: object | None, text: str, retryable: bool) -> LLMFailure:
+    return LLMFailure(kind, detail, usage=usage, text=text, retryable=retryable)
+
+
+class BudgetError(LLMError):
+    """The next call would pass the budget; nothing was sent, and raising it resumes the session."""
+
+
+class OfflineError(LLMError):
+    """A real call was about to start while the offline switch is set."""
+
+
+class PrivacyError(LLMError):
+    """Private text was about to leave for a remote endpoint."""
+
+
+class ReplayError(LLMError):
+    """The recording has no answer for a request; in replay nothing is ever asked."""
