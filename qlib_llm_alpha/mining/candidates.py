@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,9 @@ class Candidate:
     name, category, hypothesis : str
         As a factor will carry them; an empty name becomes proposer and id.
     sources : tuple of str
+        Papers; for a quote that was verified, ``doc:<id>:<first>-<last character>``.
+    calls : tuple of str
+        Keys of the requests to a model that it came from, by which the journal has them.
     """
 
     expression: Expression
@@ -38,6 +41,29 @@ class Candidate:
     category: str = ""
     hypothesis: str = ""
     sources: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
+
+
+class RandomProposer:
+    """Proposes random formulas that are built as the seed library's are; it learns nothing from results.
+
+    Parameters
+    ----------
+    fields : collection of str
+        What the provider has; those of :data:`MINED_FIELDS` are used.
+    seed : int
+    """
+
+    name = "random"
+    adaptive = False
+    batch = 256
+
+    def __init__(self, fields: Collection[str], *, seed: int) -> None:
+        self._formulas = RandomFormulas([name for name in MINED_FIELDS if name in fields], seed=seed)
+
+    def propose(self, count: int, history: Sequence[object]) -> list[Candidate]:
+        """Return ``count`` formulas that it has not proposed before."""
+        return [Candidate(formula, self.name) for formula in self._formulas.propose(count)]
 
 
 def listed_candidates(file: str, fields: Collection[str] = ()) -> list[Candidate]:
