@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +84,28 @@ class SearchData:
             )
         membership = "all instruments" if panel.member is None else "members of the day"
         return cls(window, panel, label, prepare_label(label, panel, threads=threads), universe, membership, data)
+
+    def fingerprint(self, fields: Iterable[str]) -> str:
+        """Return the SHA-256 over days, members, label and the values of some fields, up to the end of search.
+
+        Two providers that differ only after search have the same one.
+
+        Parameters
+        ----------
+        fields : iterable of str
+            Columns of the panel, with their sigil.
+        """
+        panel = self.panel
+        digest = hashlib.sha256()
+        head = [str(self.window.start), str(self.window.end), self.label.text, *panel.instruments]
+        digest.update("\0".join(head).encode("utf-8"))
+        digest.update(panel.days.astype("datetime64[D]").astype(np.int64).tobytes())
+        digest.update(b"" if panel.member is None else panel.member_digest(len(panel.days)))
+        for name in sorted(fields):
+            digest.update(name.encode("utf-8"))
+            for tile in range(panel.tile_count):
+                digest.update(panel.digest(name, tile, len(panel.days)))
+        return digest.hexdigest()
 
     @property
     def rows(self) -> slice:

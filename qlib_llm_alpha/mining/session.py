@@ -6,6 +6,7 @@ A session folder holds
 ``session.json``       rules, basis, seeds, hashes, the test against chance, PBO, deflated Sharpe, nulls
 ``verdicts.parquet``   one row for each candidate: measures, verdict, reason, detail
 ``series.parquet``     daily rank IC of every candidate that was scored, one column for each
+``explored.parquet``   where a proposer learned on a part of search: one row for each of its trials there
 ``library.yaml``       the admitted factors as a factor set; absent when nothing was admitted
 ``report.md``          the same for people
 =====================  =====================================================================================
@@ -50,6 +51,7 @@ from qlib_llm_alpha.factor.factor import Factor
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.mining.admission import Admission, Judged, Rules, admit
 from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.exploring import Exploration, Found
 from qlib_llm_alpha.mining.profile import match_turnover
 from qlib_llm_alpha.mining.random_formulas import RandomFormulas
 
@@ -103,6 +105,9 @@ class Session:
         overlap, from every so many days, and then a ratio of so many days.
     tune : tuple of Scorecard
         Of the admitted factors on the tune segment, where it was read.
+    exploration : Exploration or None
+        What the proposer tried on the part of search before ``window``, where it learned from results; then only its
+        shortlist was judged.
     """
 
     admission: Admission
@@ -119,6 +124,7 @@ class Session:
     pbo: float
     deflated: Mapping[str, float | str]
     tune: tuple[Scorecard, ...] = ()
+    exploration: Exploration | None = None
 
     @property
     def factor_set(self) -> FactorSet | None:
@@ -126,16 +132,17 @@ class Session:
         chosen = self.admission.admitted
         if not chosen:
             return None
+        names = _names(chosen)
         factors = tuple(
             Factor(
-                name=one.candidate.name or f"{one.candidate.proposer}_{one.id}",
+                name=name,
                 expression=one.candidate.expression,
                 category=one.candidate.category,
                 hypothesis=one.candidate.hypothesis,
                 sources=one.candidate.sources,
                 origin=one.candidate.proposer,
             )
-            for one in chosen
+            for name, one in zip(names, chosen, strict=True)
         )
         return FactorSet("mined", factors, "strict", as_of=str(self.window.end))
 
@@ -150,6 +157,7 @@ class Session:
         null = self.admission.null
         reasons = Counter(one.verdict.reason or "admitted" for one in self.admission.judged)
         chosen = self.factor_set
+        tried = self.exploration
         return {
             "basis": self.basis.to_dict(),
             "statement": self.basis.sentence,
@@ -173,6 +181,7 @@ class Session:
             "credit_over_random_formulas": None if self.random is None else _credit_dict(self.random),
             "factor_set": None if chosen is None else {"id": chosen.id, "names": list(chosen.names)},
             "tune": [card.to_dict() for card in self.tune],
+            "exploration": None if tried is None else _exploration_dict(tried),
         }
 
     def write(self, folder: Path) -> None:
@@ -186,6 +195,10 @@ class Session:
             columns=[self.admission.judged[place].id for place in self.admission.family],
         )
         series.to_parquet(folder / "series.parquet")
+        if self.exploration is not None:
+            pd.DataFrame([_explored_row(one) for one in self.exploration.found]).to_parquet(
+                folder / "explored.parquet", index=False
+            )
         chosen = self.factor_set
         if chosen is not None:
             chosen.save(folder / "library.yaml")
@@ -204,6 +217,12 @@ class Session:
             "",
             f"{facts['candidates']} candidates, {facts['scored']} with an IC, {facts['admitted']} admitted.",
         ]
+        if self.exploration is not None:
+            tried = facts["exploration"]
+            lines.append(
+                f"They are the fittest of {tried['trials']} that were tried in {tried['rounds']} rounds on the days "
+                f"before {self.window.start}; of the days since nothing was shown to their proposer."
+            )
         if null is not None:
             lines += [
                 f"The best |t| has p {null.run_p:.3f} among all of them (alpha {self.rules.alpha:g} a run; "
@@ -489,6 +508,43 @@ def _deflated(judged: Sequence[Judged], spread: Array, seed: int, in_ledger: flo
         "threshold": result.threshold,
         "probability": result.probability,
         "trials": trials,
+    }
+
+
+def _names(chosen: Sequence[Judged]) -> list[str]:
+    """Name the admitted factors; of two with the same name the later one also carries its id."""
+    names: list[str] = []
+    for one in chosen:
+        name = one.candidate.name or f"{one.candidate.proposer}_{one.id}"
+        names.append(name if name not in names else f"{name[:60]}_{one.id}")
+    return names
+
+
+def _exploration_dict(tried: Exploration) -> dict[str, Any]:
+    fitness = [one.fitness for one in tried.found if np.isfinite(one.fitness)]
+    return {
+        "trials": len(tried.found),
+        "scored": len(tried.scored),
+        "rounds": tried.rounds,
+        "repeats": tried.repeats,
+        "best_t": max(fitness) if fitness else None,
+        "reasons": dict(Counter(one.reason or "scored" for one in tried.found).most_common()),
+    }
+
+
+def _explored_row(one: Found) -> dict[str, Any]:
+    return {
+        "id": one.candidate.expression.id,
+        "formula": one.candidate.expression.text,
+        "proposer": one.candidate.proposer,
+        "name": one.candidate.name,
+        "round": one.round,
+        "rank_ic": one.rank_ic,
+        "t": one.t,
+        "turnover": one.turnover,
+        "coverage": one.coverage,
+        "reason": one.reason,
+        "detail": one.detail,
     }
 
 
