@@ -69,6 +69,8 @@ class ExpertSpec:
         A key of `LEARNERS`.
     params : mapping
         Settings of the learner.
+    category : str
+        Use the factors of this category alone; empty: of all.
 
     Raises
     ------
@@ -80,6 +82,7 @@ class ExpertSpec:
     preference: str
     learner: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    category: str = ""
 
     def __post_init__(self) -> None:
         if self.learner not in LEARNERS:

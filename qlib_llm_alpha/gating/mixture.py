@@ -75,7 +75,8 @@ class MixtureSettings:
     Attributes
     ----------
     experts : tuple of ExpertSpec
-        An expert without a preference uses every factor, or the one that the learner ``factor`` names.
+        An expert without a preference uses every factor, those of its category, or the one that the learner ``factor``
+        names.
     selection : SelectionOptions
         Of the agents.
     n_folds, min_train : int
@@ -130,6 +131,11 @@ class MixtureSettings:
                 raise ConfigError(
                     f"expert {spec.name!r} is a single factor and has the preference {spec.preference!r}; a preference "
                     "chooses among factors: leave it out"
+                )
+            if spec.category and (spec.preference or spec.learner == SINGLE):
+                raise ConfigError(
+                    f"expert {spec.name!r} has the category {spec.category!r} beside a preference or a single factor; "
+                    "expected one way to say which factors it uses: leave the others out"
                 )
 
 
@@ -427,6 +433,8 @@ class _Fitting:
         factors = self.panel.names if selection is None else selection.names
         if spec.learner == SINGLE:
             factors, learner = self._single(spec)
+        elif spec.category:
+            factors = self._of_category(spec)
         if not factors:
             raise ConfigError(
                 f"expert {spec.name!r} has no factor: none has {self.settings.selection.min_days} days of evidence by "
@@ -449,6 +457,18 @@ class _Fitting:
             )
         params = {name: value for name, value in spec.params.items() if name != "column"}
         return (self.panel.names[column],), replace(spec, params=params).build()
+
+    def _of_category(self, spec: ExpertSpec) -> tuple[str, ...]:
+        categories = self.panel.categories
+        chosen = tuple(
+            name for name, category in zip(self.panel.names, categories, strict=True) if category == spec.category
+        )
+        if not chosen:
+            raise ConfigError(
+                f"expert {spec.name!r} asks for the category {spec.category!r}; the factors are of "
+                f"{sorted(set(categories))}; leave the expert out or correct its category"
+            )
+        return chosen
 
     def _columns(self, factors: Sequence[str]) -> Array:
         return self.standard[[self.panel.names.index(name) for name in factors]]

@@ -33,6 +33,7 @@ from qlib_llm_alpha.gating.mixture import (
     fit_mixture,
 )
 from qlib_llm_alpha.gating.sufficient import Array, Days, SufficientStatistics, composite
+from qlib_llm_alpha.library.seed import CATEGORIES
 
 logger = logging.getLogger("qlib.gated")
 
@@ -55,8 +56,9 @@ class GatedModel(Model):
         Index whose returns describe the market.
     experts : list of mappings, optional
         Each with ``name``, ``learner`` (``ridge``, ``lightgbm`` or ``factor``), and ``preference`` (conservative,
-        moderate, aggressive; left out: every factor), ``params``, or, for the learner ``factor``, ``factor``. Default:
-        three preferences times ridge and LightGBM.
+        moderate, aggressive; left out: every factor) or ``category`` (the factors of one of the nine), ``params``, or,
+        for the learner ``factor``, ``factor``. Default: three preferences times ridge and LightGBM. Factors may be
+        mined, so an expert of a category that none of them has is left out, and the log says so.
     selection : mapping, optional
         Keywords of ``SelectionOptions``: weights, threshold, ``max_per_category``, ...
     state : list of str, optional
@@ -119,7 +121,7 @@ class GatedModel(Model):
         self.instruments = handler.instruments
         label = _label_expression(handler)
         self.horizon, self.label = label.lookahead, label.qlib
-        settings = self._settings(_feature_names(dataset))
+        settings = self._settings(_feature_names(dataset), _categories(dataset.handler))
         panel = self._panel(dataset, ["train", "valid"])
         self.context = load_market_context(self.instruments, self.benchmark, pd.Timestamp(walls.tune.end))
         self.mixture = fit_mixture(panel, walls, self.context, settings)
@@ -188,8 +190,10 @@ class GatedModel(Model):
         reads = {f"early stopping of {spec.name}": 1 for spec in stopping}
         return {**reads, "rungs of the gate's ladder": len(mixture.ladder)}
 
-    def _settings(self, names: tuple[str, ...] | None) -> MixtureSettings:
+    def _settings(self, names: tuple[str, ...] | None, categories: Mapping[str, str] | None = None) -> MixtureSettings:
         specs = default_experts(self.seed) if self.experts is None else _specs(self.experts, names)
+        if names is not None:
+            specs = _of_categories_there(specs, names, categories or {})
         return MixtureSettings(
             experts=specs,
             selection=self.selection,
@@ -243,15 +247,39 @@ def _specs(experts: Sequence[Mapping[str, Any]], names: tuple[str, ...] | None) 
             if given["factor"] not in names:
                 raise ConfigError(f"expert {given['name']!r} asks for {given['factor']!r}; factors are {list(names)}")
             params["column"] = names.index(given["factor"])
-        specs.append(ExpertSpec(str(given["name"]), str(given.get("preference", "")), str(given["learner"]), params))
+        specs.append(
+            ExpertSpec(
+                name=str(given["name"]),
+                preference=str(given.get("preference", "")),
+                learner=str(given["learner"]),
+                params=params,
+                category=str(given.get("category", "")),
+            )
+        )
     return tuple(specs)
 
 
+def _of_categories_there(
+    specs: Sequence[ExpertSpec], names: Sequence[str], categories: Mapping[str, str]
+) -> tuple[ExpertSpec, ...]:
+    there = {categories.get(name, name) for name in names}
+    kept = tuple(spec for spec in specs if not spec.category or spec.category in there)
+    for spec in specs:
+        if spec not in kept:
+            logger.warning("expert %s is left out: no factor is of the category %s", spec.name, spec.category)
+    return kept
+
+
 def _check_expert(given: Mapping[str, Any]) -> None:
-    unknown = sorted(set(given) - {"name", "preference", "learner", "params", "factor"})
+    unknown = sorted(set(given) - {"name", "preference", "category", "learner", "params", "factor"})
     if unknown or "name" not in given or "learner" not in given:
         raise ConfigError(
-            f"expert {dict(given)!r}: expected name and learner, and of preference, params, factor what is needed"
+            f"expert {dict(given)!r}: expected name and learner, and of preference, category, params, factor what "
+            "is needed"
+        )
+    if given.get("category") and given["category"] not in CATEGORIES:
+        raise ConfigError(
+            f"expert {given['name']!r} has the category {given['category']!r}; expected one of {list(CATEGORIES)}"
         )
     if given["name"] == SCORE:
         raise ConfigError(f"an expert is named {SCORE!r}, which is the mixture's own column; give it another name")

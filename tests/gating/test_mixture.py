@@ -271,6 +271,18 @@ def test_a_single_factor_needs_no_other_factor_to_be_loaded() -> None:
     np.testing.assert_array_equal(scores, mixture.scores(FACTORS, features))
 
 
+def test_an_expert_of_a_category_uses_the_factors_of_it_alone() -> None:
+    mixture = fit(experts=(ExpertSpec("first", "", "ridge", category="a"),))
+    assert mixture.experts[0].factors == ("strong", "turned")
+
+
+def test_a_category_without_a_factor_and_a_category_beside_a_preference_are_refused() -> None:
+    with pytest.raises(ConfigError, match="asks for the category 'c'; the factors are of"):
+        fit(experts=(ExpertSpec("first", "", "ridge", category="c"),))
+    with pytest.raises(ConfigError, match="one way to say which factors it uses"):
+        replace(SETTINGS, experts=(ExpertSpec("first", "moderate", "ridge", category="a"),))
+
+
 def test_preferences_choose_by_category(fitted: FittedMixture) -> None:
     options = SelectionOptions(min_days=20, threshold=0.0)
     mixture = fit(experts=default_experts()[::2], selection=options)

@@ -140,6 +140,19 @@ def test_all_factors_and_chosen_ones_may_be_named_in_a_yaml(dataset_small: Datas
     assert rsi.factors == ("rsi",)
 
 
+def test_an_expert_of_a_category_that_no_factor_has_is_left_out_and_the_log_says_so(
+    dataset_small: DatasetH, caplog: pytest.LogCaptureFixture
+) -> None:
+    experts = [
+        {"name": "calm", "learner": "ridge", "category": "volatility"},
+        {"name": "grown", "learner": "ridge", "category": "growth"},
+    ]
+    with caplog.at_level("WARNING"):
+        fitted = model(experts=experts).fit(dataset_small).fitted()
+    assert [expert.factors for expert in fitted.experts] == [("parkinson", "volatility_ratio", "bollinger_band_width")]
+    assert "expert grown is left out: no factor is of the category growth" in caplog.text
+
+
 def small_handler_names(dataset: DatasetH) -> tuple[str, ...]:
     names: tuple[str, ...] = dataset.handler.factor_set.names
     return names
@@ -164,6 +177,7 @@ def test_without_experts_there_are_three_preferences_times_two_learners(dataset_
         ([{"name": "score", "learner": "ridge"}], "which is the mixture's own column"),
         ([{"name": "a", "learner": "factor"}], "the learner 'factor' and the name of a factor belong together"),
         ([{"name": "a", "learner": "ridge", "factor": "rsi"}], "belong together"),
+        ([{"name": "a", "learner": "ridge", "category": "momentun"}], "the category 'momentun'; expected one of"),
     ],
 )
 def test_experts_that_mean_nothing_are_refused_when_the_model_is_made(
