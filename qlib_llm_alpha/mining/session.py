@@ -3,6 +3,7 @@
 A session folder holds
 
 =====================  =====================================================================================
+``plan.json``          everything that the session depends on, written before anything is asked or computed
 ``session.json``       rules, basis, seeds, hashes, the test against chance, PBO, deflated Sharpe, nulls
 ``verdicts.parquet``   one row for each candidate: measures, verdict, reason, detail
 ``series.parquet``     daily rank IC of every candidate that was scored, one column for each
@@ -15,6 +16,7 @@ A session folder holds
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -61,6 +63,7 @@ NULLS = 20
 """Labels moved in time, and as many shuffled across instruments, against which every candidate is scored too."""
 
 PBO_BLOCKS = 16
+PLAN = "plan.json"
 
 _RANDOM_DRAWS, _RANDOM_FORMULAS = 19, 4000
 """How often as many random formulas are drawn, and how many are scored at most."""
@@ -108,6 +111,8 @@ class Session:
     exploration : Exploration or None
         What the proposer tried on the part of search before ``window``, where it learned from results; then only its
         shortlist was judged.
+    before : FactorSet or None
+        The library that the session extends.
     """
 
     admission: Admission
@@ -125,14 +130,16 @@ class Session:
     deflated: Mapping[str, float | str]
     tune: tuple[Scorecard, ...] = ()
     exploration: Exploration | None = None
+    before: FactorSet | None = None
 
     @property
     def factor_set(self) -> FactorSet | None:
-        """The admitted factors, the strongest first; None without any."""
+        """Those of ``before``, unchanged, then the admitted factors, the strongest first; None without any."""
         chosen = self.admission.admitted
-        if not chosen:
+        earlier = () if self.before is None else self.before.factors
+        if not chosen and not earlier:
             return None
-        names = _names(chosen)
+        names = _names(chosen, taken=[factor.name for factor in earlier])
         factors = tuple(
             Factor(
                 name=name,
@@ -144,7 +151,7 @@ class Session:
             )
             for name, one in zip(names, chosen, strict=True)
         )
-        return FactorSet("mined", factors, "strict", as_of=str(self.window.end))
+        return FactorSet("mined", earlier + factors, "strict", as_of=str(self.window.end))
 
     def table(self) -> pd.DataFrame:
         """Return one row for each candidate, in the order in which they were proposed."""
@@ -185,8 +192,9 @@ class Session:
         }
 
     def write(self, folder: Path) -> None:
-        """Write the session's folder, which must not hold a session yet."""
-        free_folder(folder)
+        """Write the session's folder: a new one, or one that :func:`begin` has made."""
+        if not (folder / PLAN).exists():
+            free_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.table().to_parquet(folder / "verdicts.parquet", index=False)
         series = pd.DataFrame(
@@ -204,7 +212,7 @@ class Session:
             chosen.save(folder / "library.yaml")
         (folder / "report.md").write_text(self.report(), encoding="utf-8")
         # Last: a folder with this file is a whole session.
-        (folder / "session.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_whole(folder / "session.json", json.dumps(self.to_dict(), indent=1) + "\n")
 
     def report(self) -> str:
         """Return the session as Markdown."""
@@ -393,6 +401,60 @@ def read_tune(
     )
 
 
+def begin(folder: Path, plan: Mapping[str, Any], *, resume: bool = False) -> bool:
+    """Make a session's folder and write down what the session depends on, or enter it again.
+
+    Parameters
+    ----------
+    folder : Path
+    plan : mapping
+        JSON values: whatever could change the outcome.
+    resume : bool
+        The folder may be there, if its plan is the same.
+
+    Returns
+    -------
+    bool
+        Whether the session is whole already.
+
+    Raises
+    ------
+    ConfigError
+        The folder is taken; to resume, it has no plan or another one.
+    """
+    known = json.loads(json.dumps(plan))
+    place = folder / PLAN
+    if not resume or not folder.exists():
+        free_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(place, json.dumps(known, indent=1) + "\n")
+        return False
+    if not place.exists():
+        free_folder(folder)
+        write_whole(place, json.dumps(known, indent=1) + "\n")
+        return False
+    before = json.loads(place.read_text(encoding="utf-8"))
+    changed = sorted(name for name in {*before, *known} if before.get(name) != known.get(name))
+    if changed:
+        was = {name: before.get(name) for name in changed}
+        now = {name: known.get(name) for name in changed}
+        raise ConfigError(
+            f"the session in {str(folder)!r} was begun with {was!r:.300}, and is to go on with {now!r:.300}; expected "
+            "the same: repeat the call as it was, or name a new folder with --out"
+        )
+    return (folder / "session.json").exists()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is there whole or not at all, whenever the process ends."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
 def free_folder(folder: Path) -> None:
     """Refuse a place that is taken; called before anything is computed."""
     if (folder / "session.json").exists():
@@ -511,13 +573,13 @@ def _deflated(judged: Sequence[Judged], spread: Array, seed: int, in_ledger: flo
     }
 
 
-def _names(chosen: Sequence[Judged]) -> list[str]:
+def _names(chosen: Sequence[Judged], taken: Sequence[str]) -> list[str]:
     """Name the admitted factors; of two with the same name the later one also carries its id."""
-    names: list[str] = []
+    names = list(taken)
     for one in chosen:
         name = one.candidate.name or f"{one.candidate.proposer}_{one.id}"
         names.append(name if name not in names else f"{name[:60]}_{one.id}")
-    return names
+    return names[len(taken) :]
 
 
 def _exploration_dict(tried: Exploration) -> dict[str, Any]:
