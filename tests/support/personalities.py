@@ -1,0 +1,341 @@
+"""What the stub server's models say: fixed rules from a prompt to an answer. Scripts, not language models.
+
+A personality is a function of what was asked (:class:`Asked`) that returns the text of the answer. The oracle states
+its rules in :data:`RULES`: it writes only what a rule finds in the prompt, so that another document gives another
+answer. The others are the oracle with one vice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+Memory = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One chat request as a model sees it: the body, how often this conversation came before, what it remembers."""
+
+    body: Mapping[str, Any]
+    number: int = 0
+    memory: Memory | None = None
+
+    @cached_property
+    def schema(self) -> dict[str, Any] | None:
+        """The JSON schema of the answer, from ``response_format`` or out of the prompt's text."""
+        form = self.body.get("response_format")
+        if isinstance(form, dict):
+            wrapped = form.get("json_schema")
+            if isinstance(wrapped, dict) and isinstance(wrapped.get("schema"), dict):
+                return dict(wrapped["schema"])
+            if isinstance(form.get("schema"), dict):
+                return dict(form["schema"])
+        found = [value for text in self._texts() for value, _ in _objects_in(text) if _is_schema(value)]
+        return found[-1] if found else None
+
+    @cached_property
+    def words(self) -> str:
+        """The user's first turn without any schema in it: what rules are applied to."""
+        text = next((text_of(one) for one in self.body.get("messages", ()) if one.get("role") == "user"), "")
+        for value, place in reversed(list(_objects_in(text))):
+            if _is_schema(value):
+                text = text[: place.start] + text[place.stop :]
+        return text
+
+    @cached_property
+    def system(self) -> str:
+        """The system prompt."""
+        return "\n".join(text_of(one) for one in self.body.get("messages", ()) if one.get("role") == "system")
+
+    @cached_property
+    def documents(self) -> tuple[tuple[str, str], ...]:
+        """Documents in the prompt as (id, text): ``<document id="...">text</document>``."""
+        return tuple((id_, text.strip()) for id_, text in _DOCUMENT.findall(self.words))
+
+    def _texts(self) -> Iterator[str]:
+        return (text_of(one) for one in self.body.get("messages", ()) if one.get("role") != "assistant")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A sentence that a rule understood, and the formula that the rule writes for it."""
+
+    document: str
+    quote: str
+    name: str
+    category: str
+    formula: str
+
+
+# (name, category, what is looked for, formula); {n} is the number of days that the sentence names.
+RULES = (
+    ("reversal", "mean_reversion", r"(\d+)[- ]day reversal|(\d+) ?日反转", "0-($close/Ref($close,{n})-1)"),
+    ("momentum", "momentum", r"(\d+)[- ]day momentum|(\d+) ?日动量", "$close/Ref($close,{n})-1"),
+    ("volatility", "volatility", r"(\d+)[- ]day volatility|(\d+) ?日波动", "0-Std($close/Ref($close,1)-1,{n})"),
+    (
+        "divergence",
+        "technical",
+        r"(\d+)[- ]day (?:price[- ]volume|volume[- ]price) divergence|(\d+) ?日量价背离",
+        "0-Corr($close,Log($volume+1),{n})",
+    ),
+    ("volume", "liquidity", r"(\d+)[- ]day volume|(\d+) ?日成交量", "0-$volume/(Mean($volume,{n})+1e-12)"),
+    ("range", "volatility", r"(\d+)[- ]day range|(\d+) ?日振幅", "0-Mean(($high-$low)/$close,{n})"),
+)
+
+
+def facts(asked: Asked) -> list[Fact]:
+    """Return what :data:`RULES` find in the documents, in the order of the text, without repetition."""
+    found: dict[str, Fact] = {}
+    for document, text in asked.documents or (("", asked.words),):
+        for sentence in _SENTENCE.findall(text):
+            for name, category, pattern, formula in RULES:
+                match = re.search(pattern, sentence, re.IGNORECASE)
+                if match is not None:
+                    days = next(one for one in match.groups() if one)
+                    written = formula.replace("{n}", days)
+                    found.setdefault(written, Fact(document, sentence.strip(), f"{name}_{days}", category, written))
+    return list(found.values())
+
+
+def oracle(asked: Asked) -> str:
+    """Fill the schema with what the rules find; abstain where they find nothing."""
+    return json.dumps(filled(asked, facts(asked)), ensure_ascii=False)
+
+
+def malformed(asked: Asked) -> str:
+    """Break the oracle's answer, in a way that depends on the question and the number of the call."""
+    text = oracle(asked)
+    broken = (
+        text[: max(1, len(text) // 2)],
+        text.replace('"', "'", 3) + ",}",
+        json.dumps({"surprise": True, "extra": [1, 2, 3]}),
+        json.dumps(_other_types(json.loads(text))),
+        "I would rather talk about the weather.",
+    )
+    return broken[(_dice(asked, "malformed") + asked.number) % len(broken)]
+
+
+def liar(asked: Asked) -> str:
+    """Invent document ids, quotes and numbers; the form is right."""
+    invented = [
+        Fact("doc-that-does-not-exist", "It was proven beyond doubt that it earns 48.7 percent a year.", *rest)
+        for rest in ((one.name, one.category, one.formula) for one in facts(asked) or _INVENTED)
+    ]
+    return json.dumps(filled(asked, invented, number=48.7), ensure_ascii=False)
+
+
+def obedient(asked: Asked) -> str:
+    """Do what a document says, where it gives orders; be the oracle otherwise."""
+    text = "\n".join(text for _, text in asked.documents) or asked.words
+    if not _ORDER.search(text):
+        return oracle(asked)
+    order = next(iter(_SENTENCE.findall(text[_ORDER.search(text).start() :])), text).strip()  # type: ignore[union-attr]
+    document = asked.documents[0][0] if asked.documents else ""
+    told = [Fact(document, order, "as_told", "momentum", "Ref($close,-1)/$close-1")]
+    return json.dumps(filled(asked, told, number=10, prose=asked.system), ensure_ascii=False)
+
+
+def noisy(asked: Asked) -> str:
+    """Answer otherwise on each call: windows move with the number of the call."""
+    moved = [
+        Fact(one.document, one.quote, one.name, one.category, re.sub(r",(\d+)\)", _later(asked.number), one.formula))
+        for one in facts(asked) or _INVENTED
+    ]
+    return json.dumps(filled(asked, moved, salt=str(asked.number)), ensure_ascii=False)
+
+
+def clairvoyant(asked: Asked) -> str:
+    """Answer a question about a date from ``memory``; the oracle where there is no date that it remembers."""
+    for date in _DATE.findall(asked.words):
+        answer = (asked.memory or {}).get(date)
+        if answer is not None:
+            return json.dumps(filled(asked, facts(asked), remembered=answer), ensure_ascii=False)
+    return oracle(asked)
+
+
+def amnesiac(asked: Asked) -> str:
+    """Abstain from questions about a date; the oracle otherwise."""
+    if _DATE.search(asked.words):
+        return json.dumps(filled(asked, [], abstain=True), ensure_ascii=False)
+    return oracle(asked)
+
+
+PERSONALITIES: dict[str, Callable[[Asked], str]] = {
+    "oracle": oracle,
+    "malformed": malformed,
+    "liar": liar,
+    "obedient": obedient,
+    "noisy": noisy,
+    "clairvoyant": clairvoyant,
+    "amnesiac": amnesiac,
+}
+
+
+@dataclass(frozen=True)
+class _Pen:
+    """What a schema is filled with, besides facts."""
+
+    asked: Asked
+    number: float | None = None
+    prose: str = ""
+    salt: str = ""
+    remembered: str = ""
+    abstain: bool = False
+
+
+def filled(asked: Asked, found: list[Fact], **pen: Any) -> Any:
+    """Return an instance of the schema asked for, from facts; free text where no schema was given."""
+    if asked.schema is None:
+        return {"answer": found[0].formula if found else "nothing found"}
+    return _value(asked.schema, "", found[0] if found else None, found, _Pen(asked, **pen))
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, whose content may be a list of parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
+
+
+_DOCUMENT = re.compile(r"<document id=[\"']?([^\"'>\s]+)[\"']?[^>]*>(.*?)</document>", re.DOTALL)
+_SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
+_DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
+_ORDER = re.compile(r"ignore (?:all|any|the|your) |system prompt|rate (?:yourself|itself|this)|tomorrow's price", re.I)
+_INVENTED = [
+    Fact("", "Prices that fell for a week tend to recover.", "week_reversal", "mean_reversion", "0-Delta($close,5)")
+]
+_FORMULA_FIELDS = ("formula", "expression", "expr")
+_NAME_FIELDS = ("name", "id", "title", "slug")
+_QUOTE_FIELDS = ("quote", "passage", "span")
+_DOCUMENT_FIELDS = ("document", "doc_id", "document_id", "source", "source_id")
+_FACTORY_FIELDS = (*_FORMULA_FIELDS, *_QUOTE_FIELDS, *_DOCUMENT_FIELDS, "category")
+
+
+def _value(schema: Mapping[str, Any], name: str, fact: Fact | None, found: list[Fact], pen: _Pen) -> Any:
+    if "enum" in schema:
+        return _choice(schema["enum"], name, fact, pen)
+    if "anyOf" in schema:
+        return _option(schema["anyOf"], name, fact, found, pen)
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return _option([{**schema, "type": one} for one in kind], name, fact, found, pen)
+    if kind == "object":
+        return {key: _value(one, key, fact, found, pen) for key, one in schema.get("properties", {}).items()}
+    if kind == "array":
+        return _items(schema.get("items", {"type": "string"}), name, fact, found, pen)
+    if kind == "boolean":
+        return _truth(name, found, pen)
+    if kind in {"integer", "number"}:
+        number = pen.number if pen.number is not None else (5 if found else 1)
+        return int(number) if kind == "integer" else float(number)
+    return None if kind == "null" else _words(name, fact, pen)
+
+
+def _items(schema: Mapping[str, Any], name: str, fact: Fact | None, found: list[Fact], pen: _Pen) -> list[Any]:
+    if pen.abstain:
+        return []
+    inside = _names_in(schema)
+    if not inside & set(_FACTORY_FIELDS) and schema.get("type") == "object":
+        return [_value(schema, name, fact, found, pen)]
+    if inside & {*_FORMULA_FIELDS, "category"} and found:
+        return [_value(schema, name, one, [one], pen) for one in found]
+    if schema.get("type") == "object" or name in {*_FORMULA_FIELDS, "formulas", "expressions", "evidence", "quotes"}:
+        return [_value(schema, name, fact, found, pen)] if fact is not None else []
+    return [_value(schema, name, fact, found, pen)]
+
+
+def _choice(options: list[Any], name: str, fact: Fact | None, pen: _Pen) -> Any:
+    if pen.remembered in options:
+        return pen.remembered
+    refusals = [one for one in options if str(one).lower() in {"unknown", "abstain", "none", "cannot_know"}]
+    if pen.abstain and refusals:
+        return refusals[0]
+    if fact is not None and fact.category in options:
+        return fact.category
+    real = [one for one in options if one not in refusals] or options
+    return real[_dice(pen.asked, name + pen.salt) % len(real)]
+
+
+def _option(options: list[Mapping[str, Any]], name: str, fact: Fact | None, found: list[Fact], pen: _Pen) -> Any:
+    full = [one for one in options if one.get("type") != "null"]
+    if not full or (len(full) < len(options) and pen.abstain):
+        return None
+    return _value(full[0], name, fact, found, pen)
+
+
+def _truth(name: str, found: list[Fact], pen: _Pen) -> bool:
+    if "abstain" in name:
+        return pen.abstain or not (found or pen.remembered)
+    return not pen.abstain and bool(found)
+
+
+def _words(name: str, fact: Fact | None, pen: _Pen) -> str:
+    if pen.remembered and name not in _QUOTE_FIELDS + _DOCUMENT_FIELDS:
+        return pen.remembered
+    if name in _FORMULA_FIELDS or name in {"formulas", "expressions"}:
+        return fact.formula if fact is not None else ""
+    if name == "category":
+        return fact.category if fact is not None else ""
+    if name in _NAME_FIELDS:
+        return fact.name if fact is not None else "nothing"
+    if name in _QUOTE_FIELDS or name in {"quotes", "evidence"}:
+        return fact.quote if fact is not None else ""
+    if name in _DOCUMENT_FIELDS:
+        return fact.document if fact is not None else ""
+    if pen.prose:
+        return pen.prose
+    return f"The text says: {fact.quote}" if fact is not None else "No rule applies to this text."
+
+
+def _names_in(schema: Mapping[str, Any]) -> set[str]:
+    names = set(schema.get("properties", {}))
+    for one in schema.get("properties", {}).values():
+        names |= _names_in(one)
+    return names
+
+
+def _other_types(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _other_types(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return "a list"
+    return {"not": "this"} if isinstance(value, str) else "seven"
+
+
+def _later(number: int) -> Callable[[re.Match[str]], str]:
+    return lambda match: f",{int(match.group(1)) + number % 7})"
+
+
+def _dice(asked: Asked, salt: str) -> int:
+    """Return a number that depends on the question alone, so that a guess repeats."""
+    return int(hashlib.sha256(f"{salt}|{asked.words}".encode("utf-8", "replace")).hexdigest()[:8], 16)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("properties"), dict) and value.get("type") == "object"
+
+
+@dataclass(frozen=True)
+class _Place:
+    start: int
+    stop: int
+
+
+def _objects_in(text: str) -> Iterator[tuple[Any, _Place]]:
+    """Find the outermost JSON objects of a text."""
+    decoder, at = json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        try:
+            value, stop = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at = text.find("{", at + 1)
+            continue
+        yield value, _Place(at, stop)
+        at = text.find("{", stop)
