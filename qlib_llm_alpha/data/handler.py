@@ -31,7 +31,7 @@ class FactorSetHandler(DataHandlerLP):
 
     Parameters
     ----------
-    factor_set : str
+    factor_set : str or FactorSet
         Name or id of a built-in set, or path of a YAML file.
     mode : {"scale_free", "literal"}
         Which form of a seed factor is computed: per unit of price and volume, or on raw prices ``$close/$factor``.
@@ -55,7 +55,7 @@ class FactorSetHandler(DataHandlerLP):
 
     def __init__(
         self,
-        factor_set: str = "seed",
+        factor_set: str | FactorSet = "seed",
         mode: Mode = "scale_free",
         instruments: Any = "csi300",
         start_time: Any = None,
@@ -71,7 +71,7 @@ class FactorSetHandler(DataHandlerLP):
         label: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.factor_set: FactorSet = load_factor_set(factor_set, mode=mode)
+        self.factor_set: FactorSet = self.configured_set(factor_set=factor_set, mode=mode)
         label_config = ([LABEL], ["LABEL0"]) if label is None else _label_config(label)
         codes = check_universe(instruments, freq=freq)
         check_dates(start_time, end_time, what="handler start_time, end_time", freq=freq)
@@ -96,6 +96,13 @@ class FactorSetHandler(DataHandlerLP):
             process_type=process_type,
             **kwargs,
         )
+
+    @classmethod
+    def configured_set(
+        cls, *, factor_set: str | FactorSet = "seed", mode: Mode = "scale_free", **kwargs: Any
+    ) -> FactorSet:
+        """Return the factor set that a handler with these keywords has; the others are not read."""
+        return factor_set if isinstance(factor_set, FactorSet) else load_factor_set(factor_set, mode=mode)
 
     @property
     def label_horizon(self) -> int:

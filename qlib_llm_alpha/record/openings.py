@@ -31,7 +31,7 @@ from qlib_llm_alpha.errors import ConfigError, MissingArtifactError, WallError
 from qlib_llm_alpha.evaluation.confirm import ConfirmPermit, read_confirm
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.openings import Opening, OpeningKey, check_opening, open_segment
-from qlib_llm_alpha.library.factor_set import FactorSet, load_factor_set
+from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.record.task_check import classes_of, closed_segments
 
 LEDGER = "ledger"
@@ -291,8 +291,7 @@ def _configured_set(handler: Any) -> FactorSet | None:
     kind, kwargs = get_callable_kwargs(dict(handler))
     if not (isinstance(kind, type) and issubclass(kind, FactorSetHandler)):
         return None
-    given = {name: kwargs[name] for name in ("factor_set", "mode") if name in (kwargs or {})}
-    return load_factor_set(given.get("factor_set", "seed"), mode=given.get("mode", "scale_free"))
+    return kind.configured_set(**(kwargs or {}))
 
 
 def _handler(dataset: Any) -> Any:
