@@ -55,8 +55,8 @@ class Asked:
 
     @cached_property
     def documents(self) -> tuple[tuple[str, str], ...]:
-        """Documents in the prompt as (id, text): ``<document id="...">text</document>``."""
-        return tuple((id_, text.strip()) for id_, text in _DOCUMENT.findall(self.words))
+        """Documents in the prompt as (label, text): what stands between BEGIN DOCUMENT and END DOCUMENT."""
+        return tuple((label, text.strip()) for label, text in _DOCUMENT.findall(self.words))
 
     def _texts(self) -> Iterator[str]:
         return (text_of(one) for one in self.body.get("messages", ()) if one.get("role") != "assistant")
@@ -90,7 +90,13 @@ RULES = (
 
 
 def facts(asked: Asked) -> list[Fact]:
-    """Return what :data:`RULES` find in the documents, in the order of the text, without repetition."""
+    """Return what :data:`RULES` find in the documents, in the order of the text, without repetition.
+
+    Where a prompt shows no document, two more rules hold: each formula known already comes again with its windows
+    doubled, and each field of the market comes over its mean of ten days.
+    """
+    if not asked.documents and _KNOWN in asked.words:
+        return _asked_for(asked, _variations(asked))
     found: dict[str, Fact] = {}
     for document, text in asked.documents or (("", asked.words),):
         for sentence in _SENTENCE.findall(text):
@@ -100,7 +106,7 @@ def facts(asked: Asked) -> list[Fact]:
                     days = next(one for one in match.groups() if one)
                     written = formula.replace("{n}", days)
                     found.setdefault(written, Fact(document, sentence.strip(), f"{name}_{days}", category, written))
-    return list(found.values())
+    return _asked_for(asked, list(found.values()))
 
 
 def oracle(asked: Asked) -> str:
@@ -204,10 +210,12 @@ def text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
 
 
-_DOCUMENT = re.compile(r"<document id=[\"']?([^\"'>\s]+)[\"']?[^>]*>(.*?)</document>", re.DOTALL)
-_SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
+_DOCUMENT = re.compile(r"^BEGIN DOCUMENT (\S+)(?: (?:\S+))?\n(.*?)\nEND DOCUMENT \1", re.DOTALL | re.MULTILINE)
+_SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\n]+[.!?\u3002\uff01\uff1f]?")
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 _ORDER = re.compile(r"ignore (?:all|any|the|your) |system prompt|rate (?:yourself|itself|this)|tomorrow's price", re.I)
+_KNOWN, _MARKET = "Known already:", "The market, in rough figures:"
+_FIELD = re.compile(r"(?<!\$)\$[a-z]\w*")
 _INVENTED = [
     Fact("", "Prices that fell for a week tend to recover.", "week_reversal", "mean_reversion", "0-Delta($close,5)")
 ]
@@ -233,9 +241,41 @@ def _value(schema: Mapping[str, Any], name: str, fact: Fact | None, found: list[
     if kind == "boolean":
         return _truth(name, found, pen)
     if kind in {"integer", "number"}:
-        number = pen.number if pen.number is not None else (5 if found else 1)
-        return int(number) if kind == "integer" else float(number)
+        return _number(kind, name, found, pen)
     return None if kind == "null" else _words(name, fact, pen)
+
+
+def _asked_for(asked: Asked, found: list[Fact]) -> list[Fact]:
+    """Keep what the prompt wants: its category, and no more than it says."""
+    category = re.search(r"^Propose .*Category: (\w+)", asked.words, re.MULTILINE)
+    if category is not None and any(category.group(1) == rule[1] for rule in RULES):
+        found = [one for one in found if one.category == category.group(1)]
+    most = re.search(r"[Pp]ropose at most (\d+)", asked.words)
+    return found[: int(most.group(1))] if most is not None else found
+
+
+def _variations(asked: Asked) -> list[Fact]:
+    known, _, rest = asked.words.partition(_KNOWN)
+    market = known.partition(_MARKET)[2]
+    lines = [line.strip() for line in rest.partition("\n\n")[0].splitlines()]
+    written = [
+        re.sub(r", ?(\d+)\)", lambda found: f",{2 * int(found.group(1))})", line) for line in lines if "$" in line
+    ]
+    written += [f"{name}/Mean({name},10)-1" for name in dict.fromkeys(_FIELD.findall(market))]
+    fresh = [one for one in dict.fromkeys(written) if one not in lines]
+    return [Fact("", "", f"variation_{number}", "technical", one) for number, one in enumerate(fresh, 1)]
+
+
+def _lean(asked: Asked) -> tuple[int, int] | None:
+    """Count signs and words for a rise less those for a fall, in the facts about the name asked about, and all."""
+    name = re.search(r"^Name: (.+)$", asked.words, re.MULTILINE)
+    block = asked.words.partition("\nFacts")[2].partition("\n\n")[0]
+    if name is None or not block:
+        return None
+    own = "\n".join(line for line in block.splitlines() if line.startswith(name.group(1))) or block
+    rises = len(re.findall(r"\+\d|\b(?:above|beats?|rose|rise|higher|profit)\b", own))
+    falls = len(re.findall(r"(?<!\d)-\d|\b(?:below|miss|misses|fell|fall|lower|loss)\b", own))
+    return rises - falls, rises + falls
 
 
 def _items(schema: Mapping[str, Any], name: str, fact: Fact | None, found: list[Fact], pen: _Pen) -> list[Any]:
@@ -246,6 +286,8 @@ def _items(schema: Mapping[str, Any], name: str, fact: Fact | None, found: list[
         return [_value(schema, name, fact, found, pen)]
     if inside & {*_FORMULA_FIELDS, "category"} and found:
         return [_value(schema, name, one, [one], pen) for one in found]
+    if inside & {*_QUOTE_FIELDS} and fact is not None and not fact.document:
+        return []
     if schema.get("type") == "object" or name in {*_FORMULA_FIELDS, "formulas", "expressions", "evidence", "quotes"}:
         return [_value(schema, name, fact, found, pen)] if fact is not None else []
     return [_value(schema, name, fact, found, pen)]
@@ -259,6 +301,9 @@ def _choice(options: list[Any], name: str, fact: Fact | None, pen: _Pen) -> Any:
         return refusals[0]
     if fact is not None and fact.category in options:
         return fact.category
+    lean = _lean(pen.asked)
+    if lean is not None and {"up", "down"} <= set(options) and not pen.salt:
+        return "up" if lean[0] > 0 else "down" if lean[0] < 0 else (refusals or options)[0]
     real = [one for one in options if one not in refusals] or options
     return real[_dice(pen.asked, name + pen.salt) % len(real)]
 
@@ -270,9 +315,20 @@ def _option(options: list[Mapping[str, Any]], name: str, fact: Fact | None, foun
     return _value(full[0], name, fact, found, pen)
 
 
+def _number(kind: str, name: str, found: list[Fact], pen: _Pen) -> float:
+    if "probab" in name and pen.number is None:
+        lean = _lean(pen.asked)
+        sure = 0.9 if pen.remembered else 0.5 + 0.4 * abs(lean[0]) / max(1, lean[1]) if lean else 0.5
+        return 0.5 if pen.abstain else round(sure, 2)
+    number = pen.number if pen.number is not None else (5 if found else 1)
+    return int(number) if kind == "integer" else float(number)
+
+
 def _truth(name: str, found: list[Fact], pen: _Pen) -> bool:
-    if "abstain" in name:
-        return pen.abstain or not (found or pen.remembered)
+    if name == "use_template":
+        return True
+    if "abstain" in name or "give" in name:
+        return pen.abstain or not (found or pen.remembered or _images(pen.asked))
     return not pen.abstain and bool(found)
 
 
@@ -315,7 +371,13 @@ def _later(number: int) -> Callable[[re.Match[str]], str]:
 
 def _dice(asked: Asked, salt: str) -> int:
     """Return a number that depends on the question alone, so that a guess repeats."""
-    return int(hashlib.sha256(f"{salt}|{asked.words}".encode("utf-8", "replace")).hexdigest()[:8], 16)
+    seen = f"{salt}|{asked.words}|{_images(asked)}"
+    return int(hashlib.sha256(seen.encode("utf-8", "replace")).hexdigest()[:8], 16)
+
+
+def _images(asked: Asked) -> list[Any]:
+    contents = [one.get("content") for one in asked.body.get("messages", ())]
+    return [part for one in contents if isinstance(one, list) for part in one if part.get("type") == "image_url"]
 
 
 def _is_schema(value: Any) -> bool:

@@ -195,14 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> bool:
         if self.path.rstrip("/") != "/v1/models":
             return self._send(refused(404, f"no page {self.path}"))
         names = [*PERSONALITIES, *SERVERS, *FAULTS]
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "stub"} for name in names]
         return self._send(Wire(json.dumps({"object": "list", "data": data}).encode("ascii")))
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> bool:
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         try:
             body = json.loads(raw)
@@ -211,9 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
         stub = cast(_Http, self.server).stub
         if self.path.startswith("/v1/chat/completions"):
             wire = stub.reply(body, dict(self.headers.items()))
-            if self._send(wire) and wire.status == 200:
+            whole = self._send(wire)
+            if whole and wire.status == 200:
                 stub.count_answer()
-            return None
+            return whole
         if self.path.startswith("/v1/embeddings"):
             stub.embedded += 1
             return self._send(_embedded(body))
@@ -222,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are in ``StubServer.requests``, not on standard error."""
 
-    def _send(self, wire: Wire) -> Any:
+    def _send(self, wire: Wire) -> bool:
         """Send it as it says and return whether it went out whole."""
         stopping = cast(_Http, self.server).stub.stopping
         if wire.wait_s and stopping.wait(wire.wait_s):
