@@ -129,7 +129,7 @@ def _diff_lines(found: SetDiff) -> Iterator[str]:
     for one in found.changed:
         yield f"! {one.after.name}: {one.before.expression} became {one.after.expression}"
     for one in found.rewritten:
-        yield f"= {_renamed(one)}: {one.before.expression} is {one.after.expression} up to algebra"
+        yield f"= {_renamed(one)}: {_rewritten(one)}"
     for one in found.described:
         yield f"~ {one.after.name}: {', '.join(_redescribed(one))}"
     yield from (f"* {setting}" for setting in found.settings)
@@ -147,6 +147,11 @@ def _with_sign(sign: str, factors: Iterable[Factor]) -> Iterator[str]:
 def _renamed(change: Change) -> str:
     before, after = change.before.name, change.after.name
     return after if before == after else f"{before} is now {after}"
+
+
+def _rewritten(change: Change) -> str:
+    before, after = str(change.before.expression), str(change.after.expression)
+    return before if before == after else f"{before} is {after} up to algebra"
 
 
 def _redescribed(change: Change) -> Iterator[str]:
