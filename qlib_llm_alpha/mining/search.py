@@ -14,7 +14,7 @@ from qlib_llm_alpha.mining.session import NULLS, Session, mine
 
 
 def search(
-    proposer: Proposer,
+    proposer_on: Callable[[SearchData], Proposer],
     data: SearchData,
     *,
     trials: int,
@@ -35,7 +35,8 @@ def search(
 
     Parameters
     ----------
-    proposer : Proposer
+    proposer_on : callable
+        Makes the proposer, given explore: all of the market that it may ever see.
     data : SearchData
         The search wall; see :func:`~qlib_llm_alpha.mining.exploring.cut`.
     trials : int
@@ -57,7 +58,7 @@ def search(
     known = tuple(library)
     first, last = cut(data, share=share, threads=threads)
     tried = explore(
-        proposer,
+        proposer_on(first),
         first,
         trials=trials,
         rules=rules,

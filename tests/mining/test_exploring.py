@@ -155,7 +155,7 @@ def test_what_comes_after_explore_changes_nothing_that_a_proposer_is_told(market
 def test_the_shortlist_is_the_fittest_and_every_trial_is_in_the_ledger(data: SearchData, tmp_path: Path) -> None:
     ledger = TrialLedger(tmp_path / "ledger")
     proposer = RandomProposer(FIELDS, seed=5)
-    session = search(proposer, data, trials=60, shortlist=10, rules=RULES, ledger=ledger, run="r", nulls=0)
+    session = search(lambda first: proposer, data, trials=60, shortlist=10, rules=RULES, ledger=ledger, run="r", nulls=0)
     tried = session.exploration
     assert tried is not None
     fitness = sorted((one.fitness for one in tried.found if math.isfinite(one.fitness)), reverse=True)
@@ -175,7 +175,7 @@ def test_the_shortlist_is_the_fittest_and_every_trial_is_in_the_ledger(data: Sea
 
 
 def test_a_proposer_with_nothing_to_say_gives_an_empty_session(data: SearchData, tmp_path: Path) -> None:
-    session = search(Listed([]), data, trials=10, rules=RULES, nulls=2)
+    session = search(lambda first: Listed([]), data, trials=10, rules=RULES, nulls=2)
     assert session.factor_set is None
     session.write(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "session.json").read_text())["candidates"] == 0
