@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 from qlib_llm_alpha.engine.panel import DayLike
-from qlib_llm_alpha.errors import LLMFailure
+from qlib_llm_alpha.errors import ConfigError, LLMFailure
 from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.guard.memory_probes import (
     Asks,
@@ -91,12 +91,12 @@ class MemoryReport:
         So it is when recall fires on questions that all lie after ``clean_from``.
         """
         clean_from = [window.clean_from for window in self.windows if window.clean_from is not None]
-        recalled = any(probe.fired and probe.probe == "recall" for probe in self.probes)
+        recalled = any(probe.probe == "recall" for probe in self.fired)
         return recalled and bool(clean_from) and min(self.probed) >= max(clean_from)
 
     @property
     def badge(self) -> str:
-        """What the evidence line says of the model, such as ``model memory: clean after 2024-06-01; RECALL p=0.002``."""
+        """What the evidence line says of it, such as ``model memory: clean from 2024-06-01; RECALL p=0.002``."""
         if self.written_by:
             return f"model memory: none, the answers were written by {self.written_by}"
         parts = [_window_badge(self.windows)] if self.windows else []
@@ -205,8 +205,10 @@ def memory_report(
     )
     if written_by or client is None or not (outcomes or cases):
         return MemoryReport(model.name, model.revision, asked_on, written_by, statuses, seed=seed)
-    if outcomes:
-        check_outcomes(outcomes, Walls.from_segments({}) if walls is None else walls)
+    if outcomes and walls is None:
+        raise ConfigError("outcomes were given without walls; expected those of the run, which say what may be seen")
+    if walls is not None:
+        check_outcomes(outcomes, walls)
     asked = _requests(client, outcomes, cases, horizon, seed)
     answers = client.complete([request for part in asked.values() for request in part])
     parts = shared_out(answers, asked)
@@ -244,4 +246,8 @@ def _requests(
 def _window_badge(windows: Sequence[WindowStatus]) -> str:
     if any(window.status == "unknown" for window in windows):
         return "unknown cut-off: treated as contaminated"
-    return f"clean after {max(window.clean_from for window in windows if window.clean_from is not None)}"
+    clean_from = max(window.clean_from for window in windows if window.clean_from is not None)
+    found = {window.status for window in windows}
+    if found == {"clean"}:
+        return f"clean, as every day from {clean_from}"
+    return f"{'partial' if found != {'contaminated'} else 'contaminated'}, clean only from {clean_from}"

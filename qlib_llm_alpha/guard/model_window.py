@@ -1,9 +1,9 @@
 """Which days a language model may know from its training, and what a figure is on the days that it cannot know.
 
 A model that was trained on texts of a period may remember what followed what. A test on that period then measures its
-memory, not its reasoning, and no instruction to forget helps. The rule is therefore one of dates: a window is clean when
-it begins after the model's knowledge cut-off and a buffer, since stated cut-offs are rough and later text leaks into
-later training. An unknown cut-off counts as today, so that no day is clean.
+memory, not its reasoning, and no instruction to forget helps. The rule is therefore one of dates: a window is clean
+when it begins after the model's knowledge cut-off and a buffer, since stated cut-offs are rough. An unknown cut-off
+counts as today, so that no day is clean.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class WindowStatus:
     start, end : date
         The window, both ends included.
     status : {"clean", "partial", "contaminated", "unknown"}
-        ``partial``: clean from ``clean_from`` on. ``unknown``: nobody says when the model's knowledge ends, which counts
-        as contaminated.
+        ``partial``: clean from ``clean_from`` on. ``unknown``: nobody says when the model's knowledge ends, which
+        counts as contaminated.
     clean_from : date or None
         The first day of whatever window that the model cannot know; None when no day is known to be clean.
     reason : str

@@ -18,7 +18,6 @@ from qlib_llm_alpha.documents.store import DocumentView
 from qlib_llm_alpha.evaluation.verdict import REASONS
 from qlib_llm_alpha.factor.tree import Call, Field, Node, walk
 from qlib_llm_alpha.mining.answers import TEMPLATES, ChartAnswer, GenerateAnswer, ReviewAnswer
-from qlib_llm_alpha.mining.asking import Asking
 from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.drafts import DUPLICATE, NO_ANSWER, Draft, Rejection, one_line, proposer_name
 from qlib_llm_alpha.mining.exploring import Found
@@ -265,7 +264,7 @@ def _score(one: Found) -> int | None:
 
 
 def _whole(value: float) -> int:
-    return int(round(value))
+    return round(value)
 
 
 def _ic_word(rank_ic: float) -> str:

@@ -57,6 +57,8 @@ class StubServer:
         Chat requests that arrived.
     answered : int
         Chat requests that were answered whole with status 200.
+    tokens_told : int
+        Tokens, prompt and answer, that whole answers reported.
     requests : list of dict
         Bodies of the chat requests, in the order of arrival.
     headers : list of dict
@@ -79,6 +81,7 @@ class StubServer:
         self.memory = memory
         self.hits = 0
         self.answered = 0
+        self.tokens_told = 0
         self.embedded = 0
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -129,10 +132,11 @@ class StubServer:
         wire = acts[0](call) if acts else call.says()
         return replace(wire, wait_s=wire.wait_s + self.delay_s) if "slow" in parts else wire
 
-    def count_answer(self) -> None:
-        """Note that a reply went out whole."""
+    def count_answer(self, sent: bytes) -> None:
+        """Note that a reply went out whole, and what it said of tokens."""
         with self._lock:
             self.answered += 1
+            self.tokens_told += _tokens_in(sent)
 
     def _text(self, body: dict[str, Any], number: int, parts: list[str]) -> str:
         named = [one for one in parts if one in PERSONALITIES]
@@ -213,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             wire = stub.reply(body, dict(self.headers.items()))
             whole = self._send(wire)
             if whole and wire.status == 200:
-                stub.count_answer()
+                stub.count_answer(wire.body)
             return whole
         if self.path.startswith("/v1/embeddings"):
             stub.embedded += 1
@@ -253,6 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
             if stopping.wait(wire.drip_s):
                 raise ConnectionAbortedError
             self.wfile.write(body[at : at + 1])
+
+
+def _tokens_in(sent: bytes) -> int:
+    try:
+        usage = json.loads(sent)["usage"]
+        return int(usage["prompt_tokens"]) + int(usage["completion_tokens"])
+    except (ValueError, TypeError, KeyError):
+        return 0
 
 
 def _embedded(body: Mapping[str, Any]) -> Wire:
