@@ -128,8 +128,13 @@ class StubServer:
         if unknown:
             return refused(404, f"the stub has no {unknown}; expected names of FAULTS")
         call = Call(body, number, self._text(body, number, parts))
-        acts = [FAULTS[one].act for one in parts if one in FAULTS] + [SERVERS[one] for one in parts if one in SERVERS]
-        wire = acts[0](call) if acts else call.says()
+        wire = call.says()
+        for act in [FAULTS[one].act for one in parts if one in FAULTS] + [
+            SERVERS[one] for one in parts if one in SERVERS
+        ]:
+            wire = act(call)
+            if wire != call.says():  # what behaves well lets the next one have its way
+                break
         return replace(wire, wait_s=wire.wait_s + self.delay_s) if "slow" in parts else wire
 
     def count_answer(self, sent: bytes) -> None:
