@@ -6,7 +6,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, cast, get_args
 from urllib.parse import quote, urlsplit
 
@@ -81,7 +81,7 @@ class LLMSettings:
 
     base_url: str = DEFAULT_BASE_URL
     model: str = DEFAULT_MODEL
-    key: Secret = Secret()
+    key: Secret = field(default_factory=Secret)
     mode: Mode = ""
     offline: bool = False
 
@@ -89,8 +89,8 @@ class LLMSettings:
         _check_address(self.base_url)
         if not all("!" <= letter <= "~" for letter in self.key.reveal()):
             raise ConfigError(
-                "the key of the language model holds a space, a line break or a letter outside ASCII (it is not shown); "
-                "expected the key alone; set OPENAI_API_KEY again"
+                "the key of the language model holds a space, a line break or a letter outside ASCII (it is not "
+                "shown); expected the key alone; set OPENAI_API_KEY again"
             )
 
     @classmethod
