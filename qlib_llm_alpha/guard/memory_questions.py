@@ -26,14 +26,14 @@ from qlib_llm_alpha.llm.request import Request
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Direction = Literal["up", "down", "unknown"]
-FlipKind = Literal["sign", "words", "entity"]
+FlipKind = Literal["facts", "entity"]
 
 QUESTIONS: Final = 40
 HORIZON: Final = 5
 """Trading days over which a price rises or falls."""
 LEAST_MOVE: Final = 0.01
 """Smaller moves are not asked about: nobody remembers them."""
-FLIPS: Final[tuple[FlipKind, ...]] = ("sign", "words", "entity")
+FLIPS: Final[tuple[FlipKind, ...]] = ("facts", "entity")
 
 _OPEN_SEGMENTS: Final = ("train", "valid")
 _PROMPTS: Final = Path(__file__).parent / "prompts"
@@ -334,8 +334,9 @@ def jittered(cases: Sequence[Case], *, seed: int = 0, least: float = 0.001, most
 def flipped(cases: Sequence[Case]) -> tuple[tuple[int, FlipKind, Case], ...]:
     """Turn each case into its opposite, the ways of doing so by turns; a reader's answer must follow.
 
-    ``sign``: signed figures and words of direction change theirs. ``words``: only the words, such as beat and miss.
-    ``entity``: the two names change places in the facts, not in the question.
+    ``facts``: signed figures change their sign, and words of direction, such as beat and miss, become their opposite;
+    both at once, so that the new facts do not contradict each other. ``entity``: the two names change places in the
+    facts, not in the question.
 
     Returns
     -------
@@ -356,8 +357,6 @@ def flip(case: Case, kind: FlipKind) -> str:
     if kind == "entity":
         return _exchanged(case.facts, {case.name: case.peer, case.peer: case.name}) if case.peer else case.facts
     facts = _WORD.sub(lambda word: _like(word.group(), _OPPOSITE[word.group().lower()]), case.facts)
-    if kind == "words":
-        return facts
     return _SIGN.sub(lambda sign: "-" if sign.group() == "+" else "+", facts)
 
 
