@@ -220,7 +220,7 @@ class Journal:
             self._database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
             return self.fact(name) or value
 
-    def keys(self) -> list[str]:
+    def reply_keys(self) -> list[str]:
         """Return the keys of all replies, in the order in which they were kept."""
         with self._lock, self._told():
             return [key for (key,) in self._database.execute("SELECT key FROM replies ORDER BY place")]
@@ -233,7 +233,7 @@ class Journal:
 
     def rows(self) -> Iterator[JournalRow]:
         """Give all requests with their replies, in the order in which they were kept."""
-        for key in self.keys():
+        for key in self.reply_keys():
             row = self.row(key)
             if row is not None:
                 yield row
@@ -266,7 +266,7 @@ class Journal:
 
     def export(self, path: str | Path, *, header: Mapping[str, str], keys: Collection[str] | None = None) -> None:
         """Write a recording, of all replies or those with the keys; as :meth:`Recording.write`."""
-        Recording.write(path, self, self.keys() if keys is None else keys, header)
+        Recording.write(path, self, self.reply_keys() if keys is None else keys, header)
 
     def close(self) -> None:
         """Close the file; the journal is not to be used afterwards."""
