@@ -36,7 +36,7 @@ from qlib_llm_alpha.evaluation.many_trials import clopper_pearson
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.evaluation.statistics import mean_of
 from qlib_llm_alpha.evaluation.walls import Walls
-from qlib_llm_alpha.factor.expression import Expression, parse
+from qlib_llm_alpha.factor.expression import Expression, expression_of, parse
 from qlib_llm_alpha.factor.tree import Call
 from qlib_llm_alpha.mining.candidates import MINED_FIELDS, Candidate
 from qlib_llm_alpha.mining.exploring import Found, Proposer, cut
@@ -46,7 +46,7 @@ from qlib_llm_alpha.mining.search import search
 
 Array = NDArray[np.float64]
 
-TRIALS = 1500
+TRIALS = 4000
 SIZE = 0.04
 ALIKE = 0.7
 SHARE_OF_IC = 0.8
@@ -137,7 +137,7 @@ def run_seed(job: Job) -> Row:
         market = planted(market, effect, job["size"])
     data = search_data(market)
     proposer = PROPOSERS[job["proposer"]](job["seed"])
-    session = search(proposer, data, trials=job["trials"], seed=job["seed"], nulls=0, threads=1)
+    session = search(lambda explore: proposer, data, trials=job["trials"], seed=job["seed"], nulls=0, threads=1)
     null, tried = session.admission.null, session.exploration
     chosen = session.admission.admitted
     row: Row = {
@@ -211,8 +211,8 @@ def first_at(found: Sequence[Found], target: Expression, data: SearchData) -> in
 
 def against(formulas: Sequence[Expression], target: Expression, data: SearchData) -> tuple[list[float], list[float]]:
     """Return mean rank ICs, the target's first, and mean daily rank correlations of each formula with the target."""
-    roots = [Call("CSRank", (one.root,)) for one in (target, *formulas)]
-    values = evaluate(roots, data.panel, warmup="qlib", threads=1).values
+    ranked = [expression_of(Call("CSRank", (one.root,))) for one in (target, *formulas)]
+    values = evaluate(ranked, data.panel, warmup="strict", threads=1).values
     scores = score_columns(list(values), data.prepared, threads=1, rows=data.rows)
     ranks = [np.ascontiguousarray(column[:, data.rows]) for column in values]
     universe = data.prepared.universe.window(data.rows)
