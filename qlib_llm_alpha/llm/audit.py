@@ -64,6 +64,7 @@ class CandidateRow:
     Parameters
     ----------
     factor_id, name, expression, proposer : str
+        The id is empty for a draft that the factor language refused.
     calls : tuple of str
         Keys of the calls it came from; empty for a proposer that asks no model.
     quotes : tuple of QuotePlace
@@ -404,13 +405,14 @@ def _candidate_faults(
 
 def _matching(candidates: Sequence[Row], factor: str) -> list[Row]:
     wanted = factor.strip()
-    ids = {row.body["factor_id"] for row in candidates if wanted and wanted in _names(row)}
-    if not ids:
+    named = [row for row in candidates if wanted and wanted in _names(row)]
+    ids = {row.body["factor_id"] for row in named} - {""}  # a draft that is no formula has none
+    if not named:
         try:
             ids = {parse(wanted, fields=_FIELD.findall(wanted)).id}
         except ExpressionError:
             return []
-    return [row for row in candidates if row.body["factor_id"] in ids]
+    return [row for row in candidates if row in named or row.body["factor_id"] in ids]
 
 
 def _names(row: Row) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from qlib_llm_alpha.errors import LLMError
+from qlib_llm_alpha.llm.budget import prompt_bound
+from qlib_llm_alpha.llm.models import ModelInfo
 from qlib_llm_alpha.llm.recording import Recorded, Recording
 from qlib_llm_alpha.llm.reply_text import canonical_json, reply_of, reply_to_dict
 from qlib_llm_alpha.llm.request import PromptStamp, Reply, Request, Usage
@@ -61,7 +63,8 @@ CREATE TABLE spending (
     key TEXT NOT NULL,
     model TEXT NOT NULL,
     outcome TEXT NOT NULL,
-    usage TEXT NOT NULL
+    usage TEXT NOT NULL,
+    bound TEXT NOT NULL
 );
 """
 
@@ -107,10 +110,23 @@ class JournalRow:
 
 @dataclass(frozen=True)
 class Spending:
-    """What was asked of one model: calls that were answered or charged, and of how many the usage is not known."""
+    """What was asked of one model.
+
+    Parameters
+    ----------
+    calls : int
+        That were answered, or charged without an answer.
+    usage : Usage
+        As the servers counted.
+    bound : Usage
+        The same, where a server did not count with the most that it can have been, as budgets reserve it.
+    unmeasured : int
+        Calls of which a count is not known.
+    """
 
     calls: int
     usage: Usage
+    bound: Usage
     unmeasured: int
 
 
@@ -183,13 +199,13 @@ class Journal:
         with self._transaction():
             self._database.execute(_PUT, row)
             if asked:
-                self._spend(request.key, request.model, "answered", reply.usage)
+                self._spend(request, "answered", reply.usage)
             return self.get(request.key) or reply
 
     def spend(self, request: Request, usage: Usage | None, outcome: str) -> None:
         """Keep what a call cost that ended without a reply to keep; ``outcome`` is the kind of its failure."""
         with self._transaction():
-            self._spend(request.key, request.model, outcome, usage or Usage())
+            self._spend(request, outcome, usage or Usage())
 
     def get_vector(self, model: str, text: str) -> list[float] | None:
         """Return the embedding of a text."""
@@ -245,11 +261,16 @@ class Journal:
         """
         found: dict[str, Spending] = {}
         with self._lock, self._told():
-            rows = self._database.execute("SELECT model, usage FROM spending ORDER BY place").fetchall()
-            for model, text in rows:
-                before, usage = found.get(model, Spending(0, Usage(), 0)), Usage(**json.loads(text))
-                unknown = usage.prompt is None and usage.answer is None
-                found[model] = Spending(before.calls + 1, before.usage + usage, before.unmeasured + unknown)
+            rows = self._database.execute("SELECT model, usage, bound FROM spending ORDER BY place").fetchall()
+            for model, usage_text, bound_text in rows:
+                before = found.get(model, Spending(0, Usage(), Usage(), 0))
+                usage, bound = Usage(**json.loads(usage_text)), Usage(**json.loads(bound_text))
+                found[model] = Spending(
+                    before.calls + 1,
+                    before.usage + usage,
+                    before.bound + bound,
+                    before.unmeasured + (usage.prompt is None or usage.answer is None),
+                )
         return found
 
     def recorded(self, keys: Collection[str]) -> Iterator[Recorded]:
@@ -335,10 +356,15 @@ class Journal:
                 "asked again"
             ) from error
 
-    def _spend(self, key: str, model: str, outcome: str, usage: Usage) -> None:
+    def _spend(self, request: Request, outcome: str, usage: Usage) -> None:
+        most = prompt_bound(request, ModelInfo(request.model))
+        bound = Usage(
+            most if usage.prompt is None else usage.prompt,
+            request.max_tokens if usage.answer is None else usage.answer,
+        )
         self._database.execute(
-            "INSERT INTO spending (key, model, outcome, usage) VALUES (?, ?, ?, ?)",
-            (key, model, outcome, canonical_json(asdict(usage))),
+            "INSERT INTO spending (key, model, outcome, usage, bound) VALUES (?, ?, ?, ?, ?)",
+            (request.key, request.model, outcome, canonical_json(asdict(usage)), canonical_json(asdict(bound))),
         )
 
 
