@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from qlib_llm_alpha.engine.panel import DayLike
 from qlib_llm_alpha.errors import ConfigError, LLMFailure
@@ -29,10 +29,8 @@ from qlib_llm_alpha.guard.memory_questions import (
     recall_requests,
 )
 from qlib_llm_alpha.guard.model_window import BUFFER_DAYS, WindowStatus, window_status
+from qlib_llm_alpha.llm.models import ModelInfo
 from qlib_llm_alpha.llm.request import Completion, Request
-
-if TYPE_CHECKING:
-    from qlib_llm_alpha.llm.models import ModelInfo
 
 _BADGES: Final = {
     "recall": "RECALL",

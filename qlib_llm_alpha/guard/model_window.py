@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
 from math import nan
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from qlib_llm_alpha.engine.panel import DayLike, Days, as_day, as_days
 from qlib_llm_alpha.errors import ConfigError, PanelError
 from qlib_llm_alpha.evaluation.statistics import annualised, finite_or_none, hac_t, mean_of
-
-if TYPE_CHECKING:
-    from qlib_llm_alpha.llm.models import ModelInfo
+from qlib_llm_alpha.llm.models import ModelInfo
 
 Status = Literal["clean", "partial", "contaminated", "unknown"]
 Array = NDArray[np.float64]
@@ -251,7 +249,7 @@ def headline(
 
 def _date(name: str, value: DayLike) -> date:
     try:
-        day: date = as_day(value).item()
+        day = as_day(value)
     except PanelError as error:
         raise ConfigError(f"{name} is {value!r}; expected a date such as '2024-01-31'; {error}") from error
-    return day
+    return date.fromisoformat(str(day))

@@ -7,6 +7,7 @@ import inspect
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from qlib.utils import get_callable_kwargs
 import qlib_llm_alpha
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.openings import Opening
+from qlib_llm_alpha.record.model_memory import memory_of, memory_words
 from qlib_llm_alpha.record.openings import factor_set_as_of, seen_before
 from qlib_llm_alpha.record.task_check import backtests_of
 
@@ -63,6 +65,9 @@ class EvidenceLine:
         Hashes and names.
     ledger_rows, ledger_hash : int, str
         The ledger's head, an anchor to check it with later.
+    memory : tuple of str
+        For each language model among the origins of the factors, whether it can know the days of test. Empty when no
+        model proposed any.
     """
 
     trials: int
@@ -86,17 +91,19 @@ class EvidenceLine:
     code: str
     ledger_rows: int
     ledger_hash: str = field(default="")
+    memory: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
         """The line itself."""
         confirm = f"; confirm read by {self.confirm_readings}" if self.confirm_readings else ""
         remark = f" ({self._opening_remark})" if self._opening_remark else ""
+        memory = "".join(f"; model memory: {words}" for words in self.memory)
         seeds = ", ".join(f"{name} {value}" for name, value in self.seeds.items()) or "none stated"
         return (
             f"trials {self.trials} (effective {self.effective_trials:.1f}; {self.trials_in_ledger} in the ledger); "
             f"reads of tune {self.tune_reads} ({self.tune_reads_in_ledger} in the ledger); "
-            f"openings of sealed {self.openings}{remark}{confirm}; "
+            f"openings of sealed {self.openings}{remark}{confirm}{memory}; "
             f"costs {' | '.join(self.costs) or 'none'}; seeds {seeds}; configuration {_short(self.configuration)}, "
             f"factor set {self.factor_set}, data {self.data[:SHOWN]}, code {self.code}, "
             f"ledger {self.ledger_rows}:{self.ledger_hash[:SHOWN]}"
@@ -125,6 +132,7 @@ class EvidenceLine:
         ]
         if self.confirm_readings:
             rows.append(("readings of confirm", str(self.confirm_readings), "configurations that have read it"))
+        rows += [("model memory", "", words) for words in self.memory]
         return [
             *rows,
             ("costs", "", " and ".join(self.costs) or "no backtest in the task"),
@@ -147,7 +155,8 @@ class EvidenceLine:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "costs": list(self.costs), "seeds": dict(self.seeds), "sentence": self.sentence}
+        lists = {"costs": list(self.costs), "memory": list(self.memory)}
+        return {**asdict(self), **lists, "seeds": dict(self.seeds), "sentence": self.sentence}
 
 
 def evidence_line(
@@ -207,6 +216,7 @@ def evidence_line(
         code=code_revision(),
         ledger_rows=head.count,
         ledger_hash=head.hash,
+        memory=memory_words(memory_of(task["dataset"], today=date.today())) if task else (),
     )
 
 

@@ -1,0 +1,93 @@
+"""Whether the language models that proposed a run's factors can know the days on which they are tested."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, Final
+
+from qlib_llm_alpha.guard.model_window import WindowStatus, window_status
+from qlib_llm_alpha.library.factor_set import FactorSet
+from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
+from qlib_llm_alpha.record.openings import _configured_set, _handler
+from qlib_llm_alpha.record.task_check import closed_segments
+
+NO_MODELS: Final = ("seed", "human", "random", "genetic")
+"""Origins of factors that no language model proposed."""
+
+WRITTEN: Final = ("scripted",)
+"""Names under which people wrote the answers, as those of the recording in this package: nothing is remembered."""
+
+
+def memory_of(dataset: Any, *, today: date, registry: ModelRegistry | None = None) -> dict[str, WindowStatus | None]:
+    """Say what each model among the origins of a dataset's factors can know of its test segment.
+
+    Parameters
+    ----------
+    dataset : DatasetH or mapping
+        With a factor set's handler, or the configuration of one; any other has no origins.
+    today : date
+        An unknown cut-off counts as this day.
+    registry : ModelRegistry, optional
+        Default: the one of this package.
+
+    Returns
+    -------
+    dict of str to WindowStatus or None
+        By origin, sorted; None for answers that people wrote. Empty without a model, or without a test segment.
+    """
+    factors = factor_set_of(dataset)
+    origins = [] if factors is None else sorted({factor.origin for factor in factors.factors} - set(NO_MODELS))
+    ends = _test_ends(dataset) if origins else None
+    if ends is None:
+        return {}
+    known = ModelRegistry.of() if registry is None else registry
+    return {
+        origin: None if origin in WRITTEN else window_status(*ends, info_of(origin, known), today=today)
+        for origin in origins
+    }
+
+
+def memory_words(memory: Mapping[str, WindowStatus | None]) -> tuple[str, ...]:
+    """Return, for each origin, what the evidence line says of it."""
+    return tuple(
+        f"{origin}: {'none, people wrote the answers' if status is None else status.words}"
+        for origin, status in memory.items()
+    )
+
+
+def info_of(origin: str, registry: ModelRegistry) -> ModelInfo:
+    """Return what is known of the model that an origin names; of several of that name, the one that knows most.
+
+    Names are compared by their letters and digits: mining writes ``gpt-4o`` as ``gpt_4o``.
+    """
+    named = [name for name in registry.names() if _plain(origin) in (_plain(name), f"model_{_plain(name)}")]
+    infos = [registry.get(name) for name in named] or [ModelInfo(origin)]
+    return max(infos, key=_known_until)
+
+
+def factor_set_of(dataset: Any) -> FactorSet | None:
+    """Return the factor set of a dataset or of its configuration; None for another handler."""
+    handler = _handler(dataset)
+    found = getattr(handler, "factor_set", None)
+    return found if isinstance(found, FactorSet) else _configured_set(handler)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _known_until(info: ModelInfo) -> date:
+    if info.knowledge_cutoff is None:
+        return date.max
+    return max(info.knowledge_cutoff, info.fine_tuned_until or info.knowledge_cutoff)
+
+
+def _test_ends(dataset: Any) -> tuple[Any, Any] | None:
+    given = (dataset.get("kwargs") or {}).get("segments") if isinstance(dataset, Mapping) else None
+    segments = given if isinstance(dataset, Mapping) else getattr(dataset, "segments", None)
+    if not isinstance(segments, Mapping) or segments.get("test") is None:
+        return None
+    first, last = closed_segments({"test": segments["test"]})["test"]
+    return first, last
