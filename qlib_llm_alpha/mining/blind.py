@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Final
 
-from qlib_llm_alpha.documents.masking import Masked, Names, find_leaks, mask
-from qlib_llm_alpha.documents.quoting import find_quote
-from qlib_llm_alpha.documents.store import Document, DocumentView
+from qlib_llm_alpha.documents.citations import Passage, show, verify
+from qlib_llm_alpha.documents.document import Chunk, Document
+from qlib_llm_alpha.documents.masking import Names, find_leaks, mask
+from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.errors import PromptError
 from qlib_llm_alpha.llm.request import Message
 from qlib_llm_alpha.mining.answers import EvidenceItem
 
 _LOG = logging.getLogger(__name__)
 
-_SHOWN_LEAKS = 3
-_LETTERS = "abcdefghijklmnop"
+_SHOWN_LEAKS: Final = 3
+_LETTERS: Final = "abcdefghijklmnop"
 
 
 @dataclass(frozen=True)
@@ -33,41 +35,32 @@ class Shown:
     ----------
     label : str
         What the prompt calls it, such as ``D1``; ids of documents do not go out.
-    document : str
-        Id of the document.
-    start : int
-        Where the stretch begins in ``Document.text``.
-    text : str
-        As shown: masked in a blind prompt.
-    masked : Masked or None
-        The way back to the original; None where nothing was masked.
+    passage : Passage
+        The stored text and what the model sees of it: masked in a blind prompt.
     private : bool
         It must not leave this machine.
     """
 
     label: str
-    document: str
-    start: int
-    text: str
-    masked: Masked | None = field(repr=False)
+    passage: Passage
     private: bool = False
+
+    @property
+    def document(self) -> str:
+        """Id of the document."""
+        return self.passage.chunk.document
 
     @property
     def section(self) -> str:
         """The text between two lines that it cannot hold itself, since they carry its own hash."""
-        digest = hashlib.sha256(self.text.encode("utf-8")).hexdigest()[:12]
+        text = self.passage.text
+        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
         seal = "".join(_LETTERS[int(digit, 16)] for digit in digest)  # letters: digits might look like a code
-        return f"BEGIN DOCUMENT {self.label} {seal}\n{self.text}\nEND DOCUMENT {self.label} {seal}"
+        return f"BEGIN DOCUMENT {self.label} {seal}\n{text}\nEND DOCUMENT {self.label} {seal}"
 
     def labelled(self, label: str) -> Shown:
         """Return the same stretch under another label."""
         return replace(self, label=label)
-
-    def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return where ``text[start:end]`` stands in ``Document.text``."""
-        if self.masked is not None:
-            start, end = self.masked.original_span(start, end)
-        return self.start + start, self.start + end
 
 
 @dataclass(frozen=True)
@@ -78,14 +71,11 @@ class Evidence:
     ----------
     sources : tuple of str
         ``doc:<id>:<first>-<last character>`` of each verified quote, without repeats.
-    places : tuple of int
-        For each source, which of the shown stretches it is from.
     dropped : int
         Items whose document was not shown, or whose quote is not in it.
     """
 
     sources: tuple[str, ...]
-    places: tuple[int, ...]
     dropped: int
 
 
@@ -106,10 +96,8 @@ class Blind:
 
     def show(self, document: Document, start: int, end: int, label: str) -> Shown:
         """Return ``document.text[start:end]`` as a prompt may show it."""
-        text = document.text[start:end]
-        masked = mask(text, self.names) if self.blind else None
-        shown = text if masked is None else masked.text
-        return Shown(label, document.id, start, shown, masked, document.private)
+        chunk = Chunk(document.id, start, end, document.text[start:end])
+        return Shown(label, show(chunk, self.names if self.blind else None), document.private)
 
     def text(self, text: str) -> str:
         """Return what a model or a program wrote as it may go out again."""
@@ -145,24 +133,14 @@ class Blind:
         view : DocumentView
             The store as of the day; what it does not know is not believed.
         """
-        sources: dict[str, int] = {}
+        sources: list[str] = []
         dropped = 0
         for item in items:
-            found = [(place, one) for place, one in enumerate(shown) if one.label == item.document.strip()]
-            source = _source(item.quote, found[0][1], view) if found else ""
-            if source:
-                sources.setdefault(source, found[0][0])
-            else:
-                dropped += 1
+            named = [one for one in shown if one.label == item.document.strip()]
+            quotes = [verify(one.document, item.quote, shown=[one.passage], view=view) for one in named]
+            found = [quote.source for quote in quotes if quote is not None]
+            sources += found
+            dropped += not found
         if dropped:
             _LOG.info("%d of %d quotes are not in the documents shown and were dropped", dropped, len(items))
-        return Evidence(tuple(sources), tuple(sources.values()), dropped)
-
-
-def _source(quote: str, shown: Shown, view: DocumentView) -> str:
-    found = find_quote(shown.text, quote)
-    if found is None:
-        return ""
-    start, end = shown.original_span(*found)
-    verified = view.verify(shown.document, view.get(shown.document).text[start:end])
-    return "" if verified is None else f"doc:{shown.document}:{start}-{end}"
+        return Evidence(tuple(dict.fromkeys(sources)), dropped)

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from qlib_llm_alpha.documents.store import Document, DocumentView
+from qlib_llm_alpha.documents.document import Document
+from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.llm.request import Request
 from qlib_llm_alpha.mining.answers import (
     CATEGORIES,
@@ -137,7 +138,7 @@ class SeedFactory:
         LLMError
             The model cannot be asked at all. Steps that are finished are kept.
         """
-        documents = sorted(view.documents(), key=lambda document: (document.available_at, document.id))
+        documents = view.documents()
         kept, irrelevant, rejections = self._filter([one for each in documents for one in self._sections(each, view)])
         ideas, dropped, lost = self._categorise(kept, view)
         rejections += lost

@@ -164,10 +164,10 @@ def _row(one: Lesson) -> tuple[object, ...]:
 
 def _checked_day(day: str) -> None:
     try:
-        plain = date.fromisoformat(day).isoformat()
+        known = date.fromisoformat(day).isoformat() == day
     except ValueError:
-        plain = ""
-    if plain != day:
+        known = False
+    if not known:
         raise ConfigError(
             f"day {day!r:.40}: expected YYYY-MM-DD, from which a lesson is known; give the last bar's day"
         )

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from qlib_llm_alpha.documents.store import DocumentView
+from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.evaluation.verdict import REASONS
 from qlib_llm_alpha.factor.tree import Call, Field, Node, walk
 from qlib_llm_alpha.mining.answers import TEMPLATES, ChartAnswer, GenerateAnswer, ReviewAnswer
