@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.data.embedded.simulate import Kind
     from qlib_llm_alpha.data.embedded.write import WrittenMarket
     from qlib_llm_alpha.data.formula_values import FormulaFrame, FormulaScore
+    from qlib_llm_alpha.data.mined import MiningRequest
     from qlib_llm_alpha.data.sources.writing import ImportReport
     from qlib_llm_alpha.engine.distribute import Backend
     from qlib_llm_alpha.engine.warmup import WarmUp
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.guard.cross import CrossReport
     from qlib_llm_alpha.guard.finding import GuardReport
     from qlib_llm_alpha.guard.selftest import SelfTestRow
-    from qlib_llm_alpha.mining.session import Session
+    from qlib_llm_alpha.mining.compare import Comparison
+    from qlib_llm_alpha.mining.exploring import Feedback
 
 
 def import_market_data(
@@ -175,83 +177,83 @@ def mine_factors(
     provider: Path,
     universe: str,
     *,
-    start: str,
-    end: str,
     out: Path,
     ledger: Path,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **asked: Any,
+) -> None:
+    """Propose formulas, judge them on the search segment, and write the session's folder.
+
+    ``asked`` holds the options of ``qlib-llm-alpha mine`` by their names.
+    """
+    from qlib_llm_alpha.data.mined import run_mining
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
+
+    run_mining(_mining_request(provider, universe, **asked), out, TrialLedger(ledger), resume=resume, progress=progress)
+
+
+def compare_proposers(
+    provider: Path,
+    universe: str,
+    *,
+    out: Path,
+    ledger: Path,
+    proposers: Sequence[str],
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    **asked: Any,
+) -> Comparison:
+    """Let several proposers, and those that learn also without and with shuffled results, try as many formulas each."""
+    from qlib_llm_alpha.data.mined import compare_mining
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
+
+    request = _mining_request(provider, universe, **asked)
+    return compare_mining(request, proposers, out, TrialLedger(ledger), resume=resume, progress=progress)
+
+
+def _mining_request(
+    provider: Path,
+    universe: str,
+    *,
+    start: str,
+    end: str,
+    label: str,
+    proposer: str = "random",
     tune: tuple[str, str] | None = None,
     trials: int = 500,
+    shortlist: int = 50,
     formulas: Sequence[str] = (),
     library: str | None = None,
-    label: str,
     alpha: float = 0.05,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Session:
-    """Propose random formulas, judge them and those of files on the search segment, and write the session."""
-    from dataclasses import replace
+    feedback: Feedback = "true",
+    extend: Path | None = None,
+    not_blind: bool = False,
+    documents: Path | None = None,
+    **model: Any,
+) -> MiningRequest:
+    from qlib_llm_alpha.data.mined import MiningRequest
+    from qlib_llm_alpha.mining.llm_session import ModelPlan
 
-    import numpy as np
-
-    from qlib_llm_alpha.data.bars import open_panel, provider_fields
-    from qlib_llm_alpha.data.fingerprint import provider_fingerprint
-    from qlib_llm_alpha.errors import ConfigError
-    from qlib_llm_alpha.evaluation.ledger import TrialLedger
-    from qlib_llm_alpha.evaluation.search_data import SearchData
-    from qlib_llm_alpha.evaluation.walls import Walls
-    from qlib_llm_alpha.factor.expression import parse
-    from qlib_llm_alpha.library.factor_set import load_factor_set
-    from qlib_llm_alpha.mining.admission import Rules
-    from qlib_llm_alpha.mining.candidates import MINED_FIELDS, listed_candidates, random_candidates
-    from qlib_llm_alpha.mining.session import free_folder, mine, read_tune
-
-    free_folder(out)
-    book = TrialLedger(ledger)
-    if trials < 0 or not (trials or formulas):
-        raise ConfigError(f"--trials is {trials!r} and no --formulas were given; expected something to judge; add some")
-    if seed < 0:
-        raise ConfigError(f"--seed is {seed}; expected 0 or more; give another one")
-    segments = {"train": (start, end)} if tune is None else {"train": (start, end), "valid": tune}
-    walls = Walls.from_segments(segments)
-    rules = Rules(alpha=alpha)
-    fields = provider_fields(provider)
-    known = [] if library is None else [factor.expression for factor in load_factor_set(library).factors]
-    target = parse(label, allow_future=True, fields=fields)
-    data = SearchData.of(
-        open_panel(provider, universe, end=walls.search.end),
-        walls.search,
-        target,
+    return MiningRequest(
+        provider=provider,
         universe=universe,
-        data=provider_fingerprint(provider),
-    )
-    if walls.tune is not None:
-        # Refuses days that the calendar does not have before anything is scored.
-        walls.purged(open_panel(provider, universe, end=walls.tune.end).days, "valid", target.lookahead)
-    given = [one for file in formulas for one in listed_candidates(file, fields)]
-    taken = {one.expression.id for one in given} | {one.id for one in known}
-    # A field that begins after search is not there yet.
-    there = [name for name in MINED_FIELDS if name in fields and np.isfinite(data.panel.column(name).values).any()]
-    proposed = random_candidates(trials, there, seed=seed, known=taken)
-    session = mine(
-        [*given, *proposed],
-        data,
-        rules=rules,
-        library=known,
-        null_fields=there,
-        ledger=book,
-        run=out.name,
+        start=start,
+        end=end,
+        label=label,
+        proposer=proposer,
+        tune=tune,
+        trials=trials,
+        shortlist=shortlist,
+        formulas=tuple(formulas),
+        library=library,
+        alpha=alpha,
         seed=seed,
-        progress=progress,
+        feedback=feedback,
+        extend=extend,
+        model=ModelPlan(documents=None if documents is None else str(documents), blind=not not_blind, **model),
     )
-    if walls.tune is not None and session.admission.admitted:
-        chosen = session.admission.admitted
-        basis = replace(session.basis, start=str(walls.tune.start), end=str(walls.tune.end), trials=len(chosen))
-        # Counted before it is done: what breaks off in between has still looked.
-        book.record_tune_reads({"admitted factors": len(chosen)}, basis=basis, data=data.data, run=out.name)
-        panel = open_panel(provider, universe, end=walls.tune.end)
-        session = replace(session, tune=read_tune(chosen, panel, walls, target))
-    session.write(out)
-    return session
 
 
 def run_self_test(

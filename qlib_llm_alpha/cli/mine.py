@@ -80,10 +80,22 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
         "replay)",
     )
     group.add_argument("--model", metavar="NAME", help="default: OPENAI_MODEL, or that of the recording")
-    group.add_argument("--documents", type=Path, metavar="DIR", help="papers, reports and notes to take ideas from")
+    group.add_argument(
+        "--documents",
+        metavar="DIR",
+        help="papers, reports and notes to take ideas from; `embedded`: the notes that are shipped",
+    )
     group.add_argument("--recording", metavar="FILE", help="recorded answers; `embedded` is the one that is shipped")
     group.add_argument("--budget-usd", type=float, metavar="X", help="stop before the call that would pass it")
-    group.add_argument("--budget-tokens", type=int, metavar="N", help="the same in tokens (default: 500000)")
+    group.add_argument(
+        "--budget-tokens", type=int, default=500_000, metavar="N", help="the same in tokens (default: 500000)"
+    )
+    group.add_argument(
+        "--names", type=Path, metavar="FILE", help="companies and other names to mask, one a line, beside the codes"
+    )
+    group.add_argument(
+        "--rounds", type=int, default=10, metavar="N", help="rounds of learning after the documents (default: 10)"
+    )
     group.add_argument("--models", type=Path, metavar="FILE", help="a model registry of your own, see docs/mining.md")
     group.add_argument(
         "--extend", type=Path, metavar="SESSION", help="keep that session's library and read only what is new"
@@ -109,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     given = {
         name: value
         for name, value in vars(args).items()
-        if name not in ("action", "command", "run", "json", "proposer", "chat", "provider", "universe", "out")
+        if name not in ("action", "command", "run", "json", "proposer", "chat", "provider", "universe", "out", "help")
     }
     given["tune"] = None if args.tune is None else tuple(args.tune)
     if args.action == "compare":

@@ -113,6 +113,8 @@ class Session:
         shortlist was judged.
     before : FactorSet or None
         The library that the session extends.
+    notes : tuple of str
+        Sentences for the report, such as where a model's answers came from.
     """
 
     admission: Admission
@@ -131,6 +133,7 @@ class Session:
     tune: tuple[Scorecard, ...] = ()
     exploration: Exploration | None = None
     before: FactorSet | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def factor_set(self) -> FactorSet | None:
@@ -189,6 +192,7 @@ class Session:
             "factor_set": None if chosen is None else {"id": chosen.id, "names": list(chosen.names)},
             "tune": [card.to_dict() for card in self.tune],
             "exploration": None if tried is None else _exploration_dict(tried),
+            "notes": list(self.notes),
         }
 
     def write(self, folder: Path) -> None:
@@ -231,6 +235,7 @@ class Session:
                 f"They are the fittest of {tried['trials']} that were tried in {tried['rounds']} rounds on the days "
                 f"before {self.window.start}; of the days since nothing was shown to their proposer."
             )
+        lines += self.notes
         if null is not None:
             lines += [
                 f"The best |t| has p {null.run_p:.3f} among all of them (alpha {self.rules.alpha:g} a run; "

@@ -1,0 +1,458 @@
+"""A mining session that asks a language model: its documents, journal, audit trail, budget and recording."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from qlib_llm_alpha.chain import Chain
+from qlib_llm_alpha.documents.clocks import end_of_day
+from qlib_llm_alpha.documents.document import Document
+from qlib_llm_alpha.documents.masking import Names
+from qlib_llm_alpha.documents.reading import read_folder
+from qlib_llm_alpha.documents.store import DocumentStore
+from qlib_llm_alpha.documents.view import DocumentView
+from qlib_llm_alpha.errors import ConfigError, DocumentError
+from qlib_llm_alpha.evaluation.search_data import SearchData
+from qlib_llm_alpha.library.factor_set import FactorSet
+from qlib_llm_alpha.llm.audit import CandidateRow, ModelFacts, QuotePlace, audit_candidates, audit_session
+from qlib_llm_alpha.llm.budget import Budget
+from qlib_llm_alpha.llm.client import AnswersRequests, Client, ClientMode
+from qlib_llm_alpha.llm.gateway import Gateway
+from qlib_llm_alpha.llm.journal import Journal
+from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
+from qlib_llm_alpha.llm.recording import Recording
+from qlib_llm_alpha.llm.request import Usage
+from qlib_llm_alpha.llm.settings import LLMSettings
+from qlib_llm_alpha.mining.asking import Asking
+from qlib_llm_alpha.mining.blind import Blind
+from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.charts import chart_images
+from qlib_llm_alpha.mining.compare import Cost
+from qlib_llm_alpha.mining.drafts import InnerLoop
+from qlib_llm_alpha.mining.factory import SeedFactory
+from qlib_llm_alpha.mining.knowledge import KnowledgeBase
+from qlib_llm_alpha.mining.llm_proposer import LLMProposer
+from qlib_llm_alpha.mining.market_profile import market_profile
+from qlib_llm_alpha.mining.search import search
+from qlib_llm_alpha.mining.session import Session, write_whole
+from qlib_llm_alpha.mining.steps import StepStore
+from qlib_llm_alpha.mining.value_check import ComputedValues
+
+_log = logging.getLogger(__name__)
+
+EMBEDDED: Final = "embedded"
+SHIPPED: Final = Path(__file__).parent / "recordings"
+RECORDING, JOURNAL, AUDIT, DOCUMENTS, DRAFTS = (
+    "recording.jsonl",
+    "journal.sqlite",
+    "audit.jsonl",
+    "documents.sqlite",
+    "drafts.json",
+)
+BUDGET_TOKENS: Final = 500_000
+QUOTE: Final = re.compile(r"doc:([a-z]+):(\d+)-(\d+)")
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What a language model is asked with.
+
+    Parameters
+    ----------
+    mode : {"live", "record", "replay"} or None
+        None: what ``LLM_MODE`` says, else replay.
+    model : str or None
+        None: that of the recording in replay, else ``OPENAI_MODEL``.
+    documents : str or None
+        A folder, or ``embedded``: the notes that are shipped for the embedded market. None: no documents.
+    recording : str or None
+        A file or the folder of a session; ``embedded``: the one that is shipped.
+    budget_usd, budget_tokens : float, int or None
+        Hard stops; None: none in that unit.
+    models : Path or None
+        A model registry of the user.
+    names : Path or None
+        A text with one company or other name a line, which blind prompts mask beside instruments and indices.
+    charts : int
+        Charts that the model is shown.
+    blind : bool
+        Mask dates, codes and names, and refuse prompts that still hold any.
+    rounds : int
+        Rounds of learning after the documents at most.
+    """
+
+    mode: str | None = None
+    model: str | None = None
+    documents: str | None = None
+    recording: str | None = None
+    budget_usd: float | None = None
+    budget_tokens: int | None = BUDGET_TOKENS
+    models: Path | None = None
+    names: Path | None = None
+    charts: int = 0
+    blind: bool = True
+    rounds: int = 10
+
+    def mode_now(self) -> ClientMode:
+        """Return the mode, the environment's where none is given."""
+        said = self.mode or LLMSettings.from_environment().mode or "replay"
+        if said not in ("live", "record", "replay"):
+            raise ConfigError(f"mode is {said!r}; expected live, record or replay; correct it, or LLM_MODE")
+        mode: ClientMode = said  # type: ignore[assignment]  # one of the three
+        return mode
+
+    def recording_folder(self) -> Path:
+        """Return the folder that the recording lies in."""
+        return _recording_file(self.recording).parent
+
+    def model_now(self) -> str:
+        """Return the model's name."""
+        if self.model:
+            return self.model
+        recording = recording_of(self) if self.mode_now() == "replay" else None
+        return LLMSettings.from_environment().model if recording is None else recording.header["model"]
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether the answers are made by a stated rule: the model's name, or the recording's note, says so."""
+        note = recording_of(self).header["note"] if self.mode_now() == "replay" else ""
+        return "scripted" in f"{self.model_now()} {note}".lower()
+
+    def described(self) -> str:
+        """Return the model and the mode in words."""
+        mode = self.mode_now()
+        return f"{self.model_now()} ({'replayed' if mode == 'replay' else mode})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what could change the outcome, as JSON values."""
+        replayed = self.mode_now() == "replay"
+        return {
+            "model": self.model_now(),
+            "answers": _digest(_recording_file(self.recording)) if replayed else "asked",
+            "documents": [document.id for document in documents_of(self.documents)],
+            "names": None if self.names is None else _digest(self.names),
+            "charts": self.charts,
+            "blind": self.blind,
+            "rounds": self.rounds,
+        }
+
+
+def recording_of(plan: ModelPlan) -> Recording:
+    """Read the recording of a plan; LLMError when there is none."""
+    return Recording.load(_recording_file(plan.recording))
+
+
+def documents_of(place: str | None) -> tuple[Document, ...]:
+    """Read the documents of a folder, or those that are shipped."""
+    if place is None:
+        return ()
+    folder = SHIPPED / EMBEDDED / "documents" if place == EMBEDDED else Path(place)
+    return _documents(folder, _stamp(folder))
+
+
+def run_with_model(
+    plan: ModelPlan,
+    data: SearchData,
+    out: Path,
+    *,
+    fields: Sequence[str],
+    data_fingerprint: str,
+    extend: Path | None = None,
+    before: FactorSet | None = None,
+    gateway: AnswersRequests | None = None,
+    seed: int,
+    threads: int = 2,
+    **searching: Any,
+) -> Session:
+    """Run a search whose proposer is a language model, inside a session's folder.
+
+    Parameters
+    ----------
+    plan : ModelPlan
+    data : SearchData
+    out : Path
+        The session's folder, there already.
+    fields : sequence of str
+        That formulas may read.
+    data_fingerprint : str
+        Of all that mining may read; what a recording is bound to.
+    extend, before : Path, FactorSet, optional
+        A session whose documents are not read again, and its library, which stays as it is.
+    gateway : AnswersRequests, optional
+        Asked instead of the endpoint that the environment names.
+    seed, threads, searching
+        As for :func:`~qlib_llm_alpha.mining.search.search`.
+
+    Raises
+    ------
+    DocumentError
+        Documents were named and none of them was available by the last day of explore.
+    LLMError
+        The model cannot be asked; everything that was answered is kept.
+    """
+    documents = _new_documents(plan, extend)
+    made: list[tuple[LLMProposer, DocumentView]] = []
+    with DocumentStore(out / DOCUMENTS) as store, open_client(plan, out, gateway=gateway) as client:
+        store.add_all(documents)
+        names = Names.of(instruments=data.panel.instruments, companies=_listed_names(plan.names))
+        blind = Blind(names, blind=plan.blind)
+
+        def proposer_on(explore: SearchData) -> LLMProposer:
+            view = store.as_of(end_of_day(explore.window.end.astype(object)))
+            _check_view(view, documents, plan, str(explore.window.end))
+            asking = Asking(client, blind, as_of=str(explore.window.end))
+            factory = SeedFactory(
+                asking,
+                InnerLoop(
+                    asking, fields, check_values=ComputedValues(explore, searching.get("rules"), threads=threads)
+                ),
+                StepStore(out / "steps"),
+                market=market_profile(explore, fields=fields, threads=threads).text,
+                known=[formula.text for formula in searching.get("library", ())],
+                data=data_fingerprint,
+            )
+            proposer = LLMProposer(
+                factory,
+                view,
+                KnowledgeBase(out / "knowledge.sqlite"),
+                day=str(explore.window.end),
+                session=out.name,
+                charts=chart_images(explore, plan.charts, seed) if plan.charts else (),
+                rounds=plan.rounds,
+            )
+            made.append((proposer, view))
+            return proposer
+
+        session = replace(search(proposer_on, data, seed=seed, threads=threads, **searching), before=before)
+        ((proposer, view),) = made
+        write_whole(out / DRAFTS, json.dumps(_drafts(proposer), indent=1, ensure_ascii=False) + "\n")
+        found = session.factor_set
+        library = "" if found is None else found.id
+        _audit(Chain(out / AUDIT), session, proposer, view, data=data_fingerprint, plan=plan, library=library)
+        if client.mode == "record":
+            header = {
+                "model": client.model,
+                "data": data_fingerprint,
+                "made_by": "qlib-llm-alpha mine --mode record",
+                "note": f"answers of {client.model}",
+            }
+            with Journal(out / JOURNAL) as journal:
+                Recording.write(out / RECORDING, journal, client.used_keys, header)
+        return replace(session, notes=_notes(proposer, documents, plan))
+
+
+@contextmanager
+def open_client(plan: ModelPlan, out: Path, *, gateway: AnswersRequests | None = None) -> Iterator[Client]:
+    """Open the client of a session's folder; it is closed at the end."""
+    mode, model = plan.mode_now(), plan.model_now()
+    settings = replace(LLMSettings.from_environment(), model=model)
+    registry = ModelRegistry.of(plan.models)
+    recording = None if plan.recording is None and mode != "replay" else recording_of(plan)
+
+    def facts(name: str, usage: Usage) -> ModelFacts:
+        info = registry.get(name, settings.base_url)
+        cutoff = None if info.knowledge_cutoff is None else info.knowledge_cutoff.isoformat()
+        return ModelFacts(cutoff, cost_usd(info, usage))
+
+    with Journal(out / JOURNAL) as journal:
+        if gateway is None and mode != "replay":
+            gateway = Gateway(settings, registry, _budget(plan, journal, registry, settings.base_url))
+        with Client(
+            mode=mode,
+            model=model,
+            revision=registry.get(model, settings.base_url).revision,
+            journal=journal,
+            gateway=gateway,
+            recording=recording,
+            audit=Chain(out / AUDIT),
+            facts=facts,
+            endpoint="" if mode == "replay" else ("local" if settings.is_local else "remote"),
+        ) as client:
+            yield client
+
+
+def cost_of(plan: ModelPlan, out: Path) -> Cost:
+    """Return what the answers that a session's folder holds cost, or would have cost where they were replayed."""
+    settings, registry = LLMSettings.from_environment(), ModelRegistry.of(plan.models)
+    calls, usage, usd = 0, Usage(), 0.0
+    known = True
+    with Journal(out / JOURNAL) as journal:
+        for row in journal.rows():
+            calls, usage = calls + 1, usage + row.reply.usage
+            cost = cost_usd(registry.get(str(row.request["model"]), settings.base_url), row.reply.usage)
+            known, usd = known and cost is not None, usd + (cost or 0.0)
+    return Cost(calls, (usage.prompt or 0) + (usage.answer or 0), usd if known else None)
+
+
+def cost_usd(info: ModelInfo, usage: Usage) -> float | None:
+    """Return what a usage costs; None where the price or the usage is not known."""
+    if info.price_per_million is None or usage.prompt is None or usage.answer is None:
+        return None
+    prompt, answer = info.price_per_million
+    return (usage.prompt * prompt + usage.answer * answer) / 1e6
+
+
+def _budget(plan: ModelPlan, journal: Journal, registry: ModelRegistry, base_url: str) -> Budget:
+    """Return what is left of the budget after all runs of this session."""
+    spent = journal.spent()
+    costs = [cost_usd(registry.get(model, base_url), one.usage) for model, one in spent.items()]
+    known = [cost for cost in costs if cost is not None]
+    return Budget(
+        usd=plan.budget_usd,
+        tokens=plan.budget_tokens,
+        spent_usd=sum(known) if len(known) == len(costs) else None,
+        spent_tokens=sum((one.usage.prompt or 0) + (one.usage.answer or 0) for one in spent.values()),
+    )
+
+
+def _recording_file(given: str | None) -> Path:
+    place = SHIPPED / EMBEDDED if given in (None, EMBEDDED) else Path(str(given))
+    return place / RECORDING if place.is_dir() else place
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{str(path)!r} cannot be read ({error}); expected a file; name another") from error
+
+
+def _listed_names(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"names {str(path)!r} cannot be read ({error}); expected one name a line; mend it") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+@cache
+def _documents(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> tuple[Document, ...]:
+    return tuple(read_folder(folder))
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return names, sizes and times of a folder's files: whoever changes one is read anew."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+
+
+def _new_documents(plan: ModelPlan, extend: Path | None) -> tuple[Document, ...]:
+    """Return the documents that no extended session has read yet."""
+    documents = documents_of(plan.documents)
+    read: set[str] = set()
+    if extend is not None and (extend / DOCUMENTS).exists():
+        with DocumentStore(extend / DOCUMENTS) as store:
+            read = {document.id for document in store.as_of(datetime.max.replace(tzinfo=timezone.utc)).documents()}
+    return tuple(document for document in documents if document.id not in read)
+
+
+def _check_view(view: DocumentView, documents: Sequence[Document], plan: ModelPlan, day: str) -> None:
+    """Say which documents nobody could have read by the last day of explore."""
+    late = {document.id for document in documents} - {document.id for document in view.documents()}
+    if not late:
+        return
+    told = ", ".join(f"{one.source} ({one.available_at:%Y-%m-%d})" for one in documents if one.id in late)
+    if len(late) == len(documents):
+        raise DocumentError(
+            f"none of the {len(documents)} documents of {plan.documents!r} was there by {day}, the last day that "
+            f"proposers may see: {told:.300}; expected older ones; state when each was published, in its front matter "
+            "or in documents.yaml (`published: 2015-06-12`)"
+        )
+    _log.warning("%d documents were not there by %s and are left out: %s", len(late), day, told)
+
+
+def _drafts(proposer: LLMProposer) -> dict[str, Any]:
+    seeds = proposer.seeds
+    return {
+        "irrelevant": [] if seeds is None else list(seeds.irrelevant),
+        "dropped_quotes": 0 if seeds is None else seeds.dropped_quotes,
+        "repaired": 0 if seeds is None else seeds.repaired,
+        "rejections": [one.to_json() for one in proposer.rejections],
+    }
+
+
+def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan) -> tuple[str, ...]:
+    """Return what the report says of the model's part."""
+    seeds = proposer.seeds
+    irrelevant = 0 if seeds is None else len(seeds.irrelevant)
+    reasons = Counter(one.reason for one in proposer.rejections)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
+    notes = [
+        f"Proposed by {plan.model_now()} from {len(documents)} documents, {irrelevant} of them without an idea. "
+        f"Drafts that never became candidates: {told}."
+    ]
+    if seeds is not None and seeds.dropped_quotes:
+        notes.append(f"{seeds.dropped_quotes} quotes were not in the documents they named and were dropped.")
+    if plan.mode_now() == "replay":
+        header = recording_of(plan).header
+        notes.append(f"All answers are replayed: {header['note']} (made by {header['made_by']}).")
+    return tuple(notes)
+
+
+def _audit(
+    trail: Chain,
+    session: Session,
+    proposer: LLMProposer,
+    view: DocumentView,
+    *,
+    data: str,
+    plan: ModelPlan,
+    library: str,
+) -> None:
+    """Write a row for every candidate and one for the session."""
+    judged = {one.id: one.verdict for one in session.admission.judged}
+    tried = () if session.exploration is None else session.exploration.found
+    rows = []
+    for one in tried:
+        verdict = judged.get(one.candidate.expression.id)
+        reason = one.reason or "not_shortlisted" if verdict is None else verdict.reason
+        rows.append(_candidate_row(one.candidate, view, "rejected" if verdict is None else verdict.word, reason))
+    rows += [
+        CandidateRow(
+            factor_id="",
+            name=one.name,
+            expression=one.text,
+            proposer=proposer.name,
+            calls=one.calls,
+            verdict="rejected",
+            reason=one.reason,
+        )
+        for one in proposer.rejections
+        if one.text
+    ]
+    audit_candidates(trail, rows)
+    settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
+    audit_session(trail, data=data, settings=settings, library=library)
+
+
+def _candidate_row(candidate: Candidate, view: DocumentView, word: str, reason: str) -> CandidateRow:
+    places = [QUOTE.fullmatch(source) for source in candidate.sources]
+    quotes = []
+    for place in places:
+        if place is not None:
+            document, start, end = place.group(1), int(place.group(2)), int(place.group(3))
+            text = view.get(document).text[start:end]
+            quotes.append(QuotePlace(document, start, end, hashlib.sha256(text.encode("utf-8")).hexdigest()))
+    return CandidateRow(
+        factor_id=candidate.expression.id,
+        name=candidate.name,
+        expression=candidate.expression.text,
+        proposer=candidate.proposer,
+        calls=candidate.calls,
+        quotes=tuple(quotes),
+        verdict=word,
+        reason=reason,
+    )
