@@ -1,4 +1,4 @@
-"""A hard stop on what calls to models may cost: the worst case is set aside before a call, the truth is booked after."""
+"""A hard stop on what calls to models cost: the worst case is set aside before a call, the truth is booked after."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PARTS_OF_A_DOLLAR: Final = 10**12
 
 @dataclass(frozen=True)
 class Spent:
-    """What was booked: US dollars, None when a call was booked whose price nobody knows; tokens of prompt and answer."""
+    """What was booked: US dollars, None once a call of unknown price was booked; tokens of prompts and answers."""
 
     usd: float | None
     tokens: int
@@ -172,7 +172,8 @@ class Budget:
         if self._spent + in_flight + cost > self._limit:
             raise BudgetError(
                 f"the next call may cost {_shown(cost)}; {_shown(self._spent)} are spent and {_shown(in_flight)} set "
-                f"aside of {_shown(self._limit)}; nothing was sent; raise the budget in US dollars and resume the session"
+                f"aside of {_shown(self._limit)}; nothing was sent; raise the budget in US dollars and resume the "
+                "session"
             )
 
 

@@ -133,7 +133,8 @@ def _info(name: str, entry: Mapping[str, Any]) -> ModelInfo:
         place = ".".join(str(part) for part in first["loc"]) or "the entry"
         known = ", ".join(field.name for field in fields(ModelInfo) if field.name != "name")
         raise ConfigError(
-            f"model {name!r} in the model registry: {place}: {first['msg']}; expected fields among {known}; mend the entry"
+            f"model {name!r} in the model registry: {place}: {first['msg']}; expected fields among {known}; mend the "
+            "entry"
         ) from error
 
 

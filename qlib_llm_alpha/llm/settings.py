@@ -139,18 +139,18 @@ def is_loopback(base_url: str) -> bool:
         return False
 
 
-def redact(text: str, secrets: Iterable[Secret]) -> str:
-    """Return a text without the secrets and without whatever looks like a key, a bearer token or a URL's password.
+def redact(text: str, secrets: Iterable[Secret], *, lookalikes: bool = True) -> str:
+    """Return a text without the secrets, and without whatever looks like a key, a bearer token or a URL's password.
 
     Servers repeat the key in their messages, whole or with stars in the middle; nothing of that may reach a message, a
-    log or a file.
+    log or a file. What a model wrote is cleaned without ``lookalikes``, so that it stays as it is otherwise.
     """
     for secret in secrets:
         value = secret.reveal()
         if len(value) >= _SHORTEST_KEY:
             for form in (value, quote(value, safe="")):
                 text = text.replace(form, HIDDEN)
-    return _LIKE_A_KEY.sub(HIDDEN, text)
+    return _LIKE_A_KEY.sub(HIDDEN, text) if lookalikes else text
 
 
 _NAMES: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL", "LLM_MODE", "LLM_OFFLINE")
