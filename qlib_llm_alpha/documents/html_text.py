@@ -1,0 +1,97 @@
+"""The words of an HTML page that a reader of the page sees."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup, Tag
+
+_UNSEEN_TAGS: Final = (
+    "script", "style", "noscript", "template", "head", "iframe", "object", "svg", "canvas", "select", "input",
+    "textarea", "audio", "video", "datalist",
+)  # fmt: skip
+_BLOCKS: Final = (
+    "p", "div", "section", "article", "header", "footer", "main", "aside", "nav", "table", "tr", "ul", "ol", "li",
+    "blockquote", "pre", "br", "hr", "figure", "figcaption", "dl", "dt", "dd", "h1", "h2", "h3", "h4", "h5", "h6",
+)  # fmt: skip
+
+_HIDING: Final = re.compile(
+    r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|content-visibility\s*:\s*hidden"
+    r"|(?<![\w-])opacity\s*:\s*0?\.?0*(?![.\d]*[1-9])(?![\d.])"
+    r"|font-size\s*:\s*(?:0*(?:\.0+)?|[01](?:\.\d+)?px|0?\.\d+(?:px|pt|em|rem)|[01](?:\.\d+)?pt)\s*(?:px|pt|em|rem|%)?(?=\s*(?:;|!|$))"
+    r"|(?<![\w-])(?:max-)?(?:width|height)\s*:\s*[01](?:\.0+)?(?:px|pt|em|rem|%)?(?=\s*(?:;|!|$))"
+    r"|(?:text-indent|left|right|top|bottom|margin(?:-left|-top)?)\s*:\s*-\s*\d{3,}"
+    r"|clip\s*:\s*rect\(\s*[01](?:px)?[\s,]+[01](?:px)?[\s,]+[01](?:px)?[\s,]+[01](?:px)?\s*\)|clip-path\s*:\s*inset\(\s*(?:50|100)%"
+    r"|transform\s*:\s*scale\(\s*0(?:\.0+)?\s*[,)]"
+    r"|(?<![\w-])color\s*:\s*(?:transparent|white|#fff(?:fff)?(?:f{1,2})?(?![0-9a-f])|rgba?\(\s*255\s*,\s*255\s*,\s*255\b"
+    r"|rgba\([^)]*,\s*0(?:\.0+)?\s*\))",
+    re.IGNORECASE,
+)
+_RULE: Final = re.compile(r"([^{}]+)\{([^{}]*)\}")
+_HIDING_MARKUP: Final = re.compile(
+    r"<!--|<(?:script|style|template)\b|<\w[^>]*\s(?:hidden|style|class|aria-hidden|color)\b", re.IGNORECASE
+)
+_CSS_COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
+
+
+def visible_text(page: bytes | str) -> tuple[str, str]:
+    """Return the text of a page and its title.
+
+    Left out are scripts, comments, forms, and elements that are hidden by attribute, by style (no display, no size,
+    no colour, outside the page, white letters) or by a rule of the page's own style sheet. Headings begin with ``#``.
+
+    Parameters
+    ----------
+    page : bytes or str
+        Bytes are decoded as the page says.
+    """
+    from bs4 import BeautifulSoup
+    from bs4.element import PreformattedString
+
+    soup = BeautifulSoup(page, "html.parser")
+    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    for element in _hidden_by_sheet(soup):
+        element.decompose()
+    for element in soup.find_all(True):
+        if not element.decomposed and (element.name in _UNSEEN_TAGS or _is_hidden(element)):
+            element.decompose()
+    # Comments, doctypes, CDATA and processing instructions.
+    for text in soup.find_all(string=lambda found: isinstance(found, PreformattedString)):
+        text.extract()
+    for element in soup.find_all(_BLOCKS):
+        level = int(element.name[1]) if re.fullmatch("h[1-6]", element.name) else 0
+        element.insert(0, "\n\n" + "#" * level + " " * bool(level))
+        element.append("\n\n" if element.name != "br" else "\n")
+    return soup.get_text(), title
+
+
+def has_markup_that_hides(text: str) -> bool:
+    """Whether Markdown holds HTML that could hide words from its reader."""
+    return bool(
+        re.search(r"<!--|<(?:script|style|template)\b|<\w[^>]*\s(?:hidden|style|class|aria-hidden)\b", text, re.I)
+    )
+
+
+def _is_hidden(element: Tag) -> bool:
+    if element.has_attr("hidden") or str(element.get("aria-hidden", "")).lower() == "true":
+        return True
+    if element.name == "font" and str(element.get("color", "")).lower() in ("white", "#fff", "#ffffff"):
+        return True
+    return bool(_HIDING.search(_CSS_COMMENT.sub("", str(element.get("style", "")))))
+
+
+def _hidden_by_sheet(soup: BeautifulSoup) -> list[Tag]:
+    from soupsieve import SelectorSyntaxError
+
+    found: list[Tag] = []
+    for sheet in soup.find_all("style"):
+        for selector, declarations in _RULE.findall(_CSS_COMMENT.sub("", sheet.get_text())):
+            if not _HIDING.search(declarations):
+                continue
+            try:
+                found += soup.select(selector.strip())
+            except (SelectorSyntaxError, NotImplementedError):
+                continue  # a rule for print or hover, which hides nothing from a reader
+    return [element for element in found if element.name not in ("html", "body")]

@@ -1,0 +1,133 @@
+# ruff: noqa: RUF001 - the dashes and quotation marks that dates are written with
+"""How dates and codes are written: patterns over text whose full-width forms are folded and blanks collapsed."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_YEAR: Final = r"(?:19|20)[0-9]{2}"
+_NEAR_YEAR: Final = r"(?:199[0-9]|20[0-3][0-9])"
+_MONTH: Final = r"(?:1[0-2]|0?[1-9])"
+_DAY: Final = r"(?:[12][0-9]|3[01]|0?[1-9])"
+_MM: Final = r"(?:0[1-9]|1[0-2])"
+_DD: Final = r"(?:0[1-9]|[12][0-9]|3[01])"
+_YY: Final = r"(?:[0-3][0-9]|9[0-9])"
+_TO: Final = r"\s?[-–—~～/、,和及与至到]\s?"
+_CLOCK: Final = r"(?:[T ]\s?[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?(?:\s?Z|\s?[+-][0-9]{2}:?[0-9]{2})?)?"
+_ZH_DIGIT: Final = "〇零○一二三四五六七八九"
+_ZH_DAY: Final = r"(?:三十一?|二?十[一二三四五六七八九]?|廿[一二三四五六七八九]?|[一二三四五六七八九])"
+_ZH_MONTH: Final = r"(?:十[一二]?|[一二三四五六七八九元正腊])"
+
+# A number before one of these counts something: no year, and no code.
+_COUNTED: Final = (
+    r"(?!\s?(?:[%‰倍万亿千百元股家只支吨人个個台套米点项条户名辆平次例位篇]|公里|天|日(?!期|报)|交易日|(?:bps?|stocks?|shares?|"
+    r"tokens?|days?|names?|rows?|samples?|points?|trials?|instruments?|observations?|firms|companies|bars?|units?|"
+    r"times|words|characters|chars|calls|seeds|steps|iterations|epochs|usd|rmb|cny|yuan|dollars|million|billion|"
+    r"trillion|mn|bn|km|kg|tons?|tonnes|employees|people|stores|basis|securities|factors|formulas|expressions)"
+    r"(?![a-z])))"
+)
+_UNCOUNTED: Final = r"(?<![0-9])(?<![0-9][.,])(?<![$¥€£#=<>≈≤≥~])(?<![=<>≈≤≥~]\s)"
+
+_LONG_MONTH: Final = r"(?:January|February|April|June|July|August|September|October|November|December)"
+_SHORT_MONTH: Final = r"(?:Jan|Feb|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
+# These are verbs too, so they count only in capitals and in company.
+_DOUBTFUL: Final = r"(?:May|March|Mar|MAY|MARCH|MAR)"
+_ANY_MONTH: Final = rf"(?:(?i:{_LONG_MONTH}|{_SHORT_MONTH})|{_DOUBTFUL})"
+_ORDINAL: Final = r"(?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?"
+_NO_LETTER: Final = r"(?<![A-Za-z])"
+_NO_MORE: Final = r"(?![A-Za-z0-9])"
+_EFFECT: Final = r"(?!\s?(?:effect|anomaly|效应))"
+
+
+def _all(*patterns: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern) for pattern in patterns)
+
+
+_DIGITS: Final = (
+    # 2015-06-12, 2015/6/12, 2015.6.12, 2015年6月12日, each with a time of day
+    rf"(?<![0-9]){_YEAR}\s?[-/.年]\s?{_MONTH}\s?[-/.月]\s?{_DAY}(?![0-9])\s?[日号]?{_CLOCK}",
+    # 2015年, 2009-2010年, 2015年6月, 2009 年度
+    rf"(?<![0-9]){_YEAR}(?:[EAF]?{_TO}(?:{_YEAR}|[0-3][0-9]))*[EAF]?\s?年度?(?:\s?{_MONTH}\s?月份?)?",
+    # 20150612, 20150612093000, 201506
+    rf"(?<![0-9])(?<![0-9][.,]){_YEAR}{_MM}{_DD}(?:[0-9]{{4}}|[0-9]{{6}})?(?![0-9]|[.,][0-9]){_COUNTED}",
+    rf"(?<![0-9])(?<![0-9][.,]){_NEAR_YEAR}{_MM}(?![0-9]|[.,][0-9]){_COUNTED}",
+    # 2015-06, 2015/6, 2015.06, 2009-2010, 2009-10, 2009/10E
+    rf"{_UNCOUNTED}{_YEAR}\s?[-–—/~]\s?(?:{_YEAR}|{_YY})(?![0-9]|[.,][0-9])[EAF]?{_COUNTED}",
+    rf"{_UNCOUNTED}{_YEAR}[-/]{_MONTH}(?![0-9]|[.,][0-9]){_COUNTED}",
+    rf"{_UNCOUNTED}{_YEAR}\.{_MM}(?![0-9]){_COUNTED}",
+    # 12/06/2015, 12.6.2015, 6/12/15
+    rf"(?<![0-9/.]){_DAY}[-/.]{_DAY}[-/.]{_YEAR}(?![0-9])",
+    rf"(?<![0-9/.]){_DAY}/{_DAY}/[0-9]{{2}}(?![0-9/])",
+    # columns run together by a reader of tables: 20082009E2010E
+    rf"(?<![0-9])(?<![0-9][.,])(?:{_NEAR_YEAR}[EAFP]?){{2,}}",
+    # a bare year
+    rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFP]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
+    # 2021Q3, 2021H1, 2021-W23, Q3 2021, 3Q21, Q3'21, FY2021, CY21, '21
+    rf"(?<![0-9]){_YEAR}\s?[-_.年]?\s?[QqHhWw][0-9]{{1,2}}{_NO_MORE}",
+    rf"(?<![0-9A-Za-z])(?:[1-4][QqHh]|[QqHh][1-4])\s?[-/,'’]?\s?(?:of\s)?(?:FY\s?)?{_YEAR}(?![0-9])[EAF]?",
+    rf"(?<![0-9A-Za-z])(?:[1-4][QqHh]|[QqHh][1-4])[-/'’]?{_YY}(?![0-9])[EAF]?",
+    rf"(?<![0-9A-Za-z.,]){_YY}\s?[QqHh][1-4]{_NO_MORE}",
+    rf"{_NO_LETTER}(?i:FY|CY)\s?['’]?(?:{_YEAR}|{_YY})(?![0-9])[EAF]?",
+    rf"(?<![0-9A-Za-z])['’]{_YY}(?![0-9A-Za-z])",
+    rf"(?<![0-9A-Za-z.,]){_YY}[EAF]{_NO_MORE}",
+)
+
+_CHINESE: Final = (
+    # 6月12日, 6月, 1-10月; a number of months is 6个月
+    rf"(?<![0-9.近每前后来满够])(?:{_MONTH}{_TO})?{_MONTH}\s?月份?(?![均线频滚内期]|以){_EFFECT}(?:\s?{_DAY}\s?[日号])?",
+    rf"(?<![一二三四五六七八九十个每近前后]){_ZH_MONTH}月份?(?![均线频滚内期]|以){_EFFECT}(?:{_ZH_DAY}[日号])?",
+    # 二〇一五年六月十二日
+    rf"(?:二[〇零○0]|一九)[{_ZH_DIGIT}]{{2}}年?(?:{_ZH_MONTH}月份?(?:{_ZH_DAY}[日号])?)?",
+    rf"(?<![{_ZH_DIGIT}十百])[〇零○][一二三四五六七八九]年",
+    # 09年, 09-11年, 09年7月; 10年 where it is no length of time
+    rf"(?<![0-9.])0[0-9](?:年?{_TO}[0-3][0-9])*\s?年度?(?:\s?{_MONTH}\s?月份?(?:\s?{_DAY}\s?[日号])?)?",
+    rf"(?<![0-9.])[0129][0-9](?:年?{_TO}[0129][0-9])+\s?年度?(?!期)",
+    rf"(?<![0-9.]){_YY}年度?\s?{_MONTH}月份?(?:\s?{_DAY}\s?[日号])?",
+    r"(?<![0-9.近去来前后每满约达续第超过长共逾足历至到])(?<![-–—~～、/]\s)(?<![-–—~～、/])(?:1[0-9]|2[0-9]|9[0-9])\s?年度?"
+    r"(?!\s?(?:期|以|来|内|间|之|左右|前|后|平均|历史|均值|经验|多|余|国债|滚动|移动|累计|复合|代|的))",
+    r"(?:(?:18|19|20)?[0-9]0|[二三四五六七八九]十)\s?年代",
+)
+
+_ENGLISH: Final = (
+    rf"{_NO_LETTER}{_ANY_MONTH}\.?[\s-]?{_ORDINAL}(?![0-9A-Za-z]|[.,][0-9]{{1,3}}(?![0-9]))(?:\s?,?\s?{_YEAR}(?![0-9]))?",
+    rf"{_NO_LETTER}{_ANY_MONTH}\.?\s?,?[\s-]?['’]?(?:{_YEAR}|{_YY})(?![0-9]|[.,][0-9])",
+    rf"(?<![0-9A-Za-z.,]){_ORDINAL}(?:\sof)?[\s-]{_ANY_MONTH}\.?(?![A-Za-z])(?:,?[\s-]['’]?(?:{_YEAR}|{_YY})(?![0-9]))?",
+    rf"{_NO_LETTER}(?i:{_LONG_MONTH})(?![A-Za-z]){_EFFECT}",
+    rf"{_NO_LETTER}{_SHORT_MONTH}(?![A-Za-z])\.?{_EFFECT}",
+    *(
+        rf"(?i:(?<![a-z]){word}[\s-])(?-i:{_DOUBTFUL})(?![A-Za-z]){_EFFECT}"
+        for word in ("in", "by", "of", "since", "until", "from", "to", "late", "early", "mid", "last", "this", "next")
+    ),
+)
+
+DATES: Final = _all(*_DIGITS, *_CHINESE, *_ENGLISH)
+"""What is a date by its spelling."""
+
+_A_SHARE: Final = r"(?:000|001|002|003|300|301|600|601|603|605|688|689|900|200|43[0-9]|83[0-9]|87[0-9]|92[0-9])[0-9]{3}"
+
+CODES: Final = _all(
+    # SH600000, sz.000001, SSE: 600000, HK0700
+    r"(?<![A-Za-z0-9])(?i:SH|SZ|BJ|SS|XSHG|XSHE|SSE|SZSE)\s?[.:_-]?\s?[0-9]{6}(?![0-9])",
+    r"(?<![A-Za-z0-9])(?i:HK|HKEX|SEHK)\s?[.:_-]?\s?[0-9]{4,5}(?![0-9])",
+    # 600000.SH, 0700.HK, AAPL.US
+    r"(?<![0-9])[0-9]{6}\s?\.\s?(?i:SH|SZ|SS|BJ|XSHG|XSHE|OF)(?![A-Za-z])",
+    r"(?<![0-9])[0-9]{1,5}\s?\.\s?(?i:HK)(?![A-Za-z])",
+    r"(?<![A-Za-z0-9$])[A-Z]{1,5}\.(?:US|OQ)(?![A-Za-z])",
+    # (600000), 代码:600000
+    rf"(?<=[(\[【<])\s?{_A_SHARE}\s?(?=[)\]】>])",
+    r"(?<=代码)\s?:?\s?[0-9]{4,6}(?![0-9])",
+    # NASDAQ: AAPL
+    r"(?<![A-Za-z0-9])(?i:NASDAQ|NYSE|AMEX|NYSEARCA|LSE|TSE|OTC)\s?:\s?\$?[A-Z0-9]{1,6}(?:\.[A-Z])?(?![A-Za-z0-9])",
+    # ISIN
+    r"(?<![A-Za-z0-9])(?:CN|US|HK|GB|JP|DE|FR|KY|BMG)[A-Z0-9]{9}[0-9](?![A-Za-z0-9])",
+)
+"""What is a code by its spelling, known or not."""
+
+KNOWN_CODES: Final = re.compile(rf"(?<![0-9])(?<![0-9][.,])[0-9]{{4,6}}(?![0-9]|[.,][0-9]){_COUNTED}")
+"""What is a code if it is a known one."""
+
+TICKERS: Final = re.compile(
+    r"(?<![A-Za-z0-9_$])(?P<mark>\$\s?)?(?P<name>[A-Za-z^][A-Za-z0-9_]*(?:[.-][A-Za-z]{1,2}(?![A-Za-z]))?)"
+)
+"""What is a ticker if it is a known one."""
