@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.guard.cross import CrossReport
     from qlib_llm_alpha.guard.finding import GuardReport
     from qlib_llm_alpha.guard.selftest import SelfTestRow
+    from qlib_llm_alpha.library.describe import Listed, LoaderConfig, SetDiff
+    from qlib_llm_alpha.library.factor_set import FactorSet
+    from qlib_llm_alpha.llm.audit import AuditFault, Lineage
+    from qlib_llm_alpha.llm.diagnosis import Diagnosis
     from qlib_llm_alpha.mining.compare import Comparison
     from qlib_llm_alpha.mining.exploring import Feedback
 
@@ -327,3 +331,53 @@ def run_guards(
     from qlib_llm_alpha.guard.workflow_file import guard_workflow
 
     return guard_workflow(config, guards=guards, with_model=with_model, days=days, seed=seed, timeout_s=timeout_s)
+
+
+def list_factor_sets(folder: Path | None = None) -> tuple[Listed, ...]:
+    """Return the built-in factor sets and those of a folder."""
+    from qlib_llm_alpha.library.describe import listed_sets
+
+    return listed_sets(folder)
+
+
+def open_factor_set(ref: str) -> FactorSet:
+    """Return a factor set by name, id, file or session."""
+    from qlib_llm_alpha.library.describe import open_set
+
+    return open_set(ref)
+
+
+def compare_factor_sets(old: str, new: str) -> SetDiff:
+    """Return what a factor set has that another has not."""
+    from qlib_llm_alpha.library.describe import compare_sets, open_set
+
+    return compare_sets(open_set(old), open_set(new))
+
+
+def export_factor_set(ref: str) -> LoaderConfig:
+    """Return a factor set as Qlib's own data loader takes it."""
+    from qlib_llm_alpha.library.describe import loader_config, open_set
+
+    return loader_config(open_set(ref))
+
+
+def verify_session(folder: Path) -> list[AuditFault]:
+    """Compare the trail of a session with its journal, its documents and its library."""
+    from qlib_llm_alpha.mining.session_audit import verify
+
+    return verify(folder)
+
+
+def trace_factor(folder: Path, factor: str) -> Lineage:
+    """Follow a factor back to the calls, prompts, documents and quotes it comes from."""
+    from qlib_llm_alpha.llm.audit import trace_factor as trace
+
+    return trace(folder, factor)
+
+
+def diagnose(*, probe: bool = False, models: Path | None = None) -> Diagnosis:
+    """Look at this machine and at the endpoint of the language model."""
+    from qlib_llm_alpha.llm import diagnosis
+    from qlib_llm_alpha.mining.llm_session import shipped_recordings
+
+    return diagnosis.diagnose(models=models, recordings=shipped_recordings(), probe=probe)

@@ -15,7 +15,19 @@ import sys
 from qlib_llm_alpha import __version__
 from qlib_llm_alpha.errors import QlibLLMAlphaError
 
-COMMANDS = ("factor", "mine", "ledger", "guard", "selftest", "market", "data", "warmup")
+COMMANDS = (
+    "factor",
+    "mine",
+    "library",
+    "ledger",
+    "audit",
+    "guard",
+    "selftest",
+    "market",
+    "data",
+    "warmup",
+    "doctor",
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -38,13 +38,12 @@ from qlib_llm_alpha.mining.exploring import Feedback, Proposer
 from qlib_llm_alpha.mining.genetic import GeneticProposer
 from qlib_llm_alpha.mining.llm_session import ModelPlan, cost_of, recording_of, run_with_model
 from qlib_llm_alpha.mining.search import search
-from qlib_llm_alpha.mining.session import PLAN, Session, begin, free_folder, mine, read_tune, write_whole
+from qlib_llm_alpha.mining.session import LIBRARY, PLAN, Session, begin, free_folder, mine, read_tune, write_whole
 
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
-LIBRARY: Final = "library.yaml"
 _known: dict[str, FactorSet] = {}
 
 

@@ -148,6 +148,11 @@ class ModelPlan:
         }
 
 
+def shipped_recordings() -> tuple[Path, ...]:
+    """Return the recordings that come with the package."""
+    return tuple(sorted(SHIPPED.glob(f"*/{RECORDING}")))
+
+
 def recording_of(plan: ModelPlan) -> Recording:
     """Read the recording of a plan; LLMError when there is none."""
     return Recording.load(_recording_file(plan.recording))

@@ -63,7 +63,7 @@ NULLS = 20
 """Labels moved in time, and as many shuffled across instruments, against which every candidate is scored too."""
 
 PBO_BLOCKS = 16
-PLAN = "plan.json"
+PLAN, LIBRARY = "plan.json", "library.yaml"
 
 _RANDOM_DRAWS, _RANDOM_FORMULAS = 19, 4000
 """How often as many random formulas are drawn, and how many are scored at most."""
@@ -213,7 +213,7 @@ class Session:
             )
         chosen = self.factor_set
         if chosen is not None:
-            chosen.save(folder / "library.yaml")
+            chosen.save(folder / LIBRARY)
         (folder / "report.md").write_text(self.report(), encoding="utf-8")
         # Last: a folder with this file is a whole session.
         write_whole(folder / "session.json", json.dumps(self.to_dict(), indent=1) + "\n")

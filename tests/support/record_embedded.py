@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from qlib_llm_alpha.data import mined
 from qlib_llm_alpha.data.mined import Ground, run_mining
 from qlib_llm_alpha.data.mining_handler import mining_request
 from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.recording import Recording
 from qlib_llm_alpha.mining.llm_session import EMBEDDED, JOURNAL, RECORDING, SHIPPED
+from qlib_llm_alpha.mining.session import LIBRARY
 from tests.support.written_model import MODEL, WrittenGateway
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "llm_alpha.yaml"
@@ -50,7 +50,7 @@ def record(provider: Path, into: Path) -> None:
             Recording.write(into / RECORDING, journal, journal.keys(), header)
         if library is None:
             raise SystemExit("nothing was admitted; expected a library: look at the answers")
-        library.save(into / mined.LIBRARY)
+        library.save(into / LIBRARY)
         sys.stdout.write((out / "report.md").read_text(encoding="utf-8"))
 
 
