@@ -36,11 +36,15 @@ class Wire:
 
 @dataclass(frozen=True)
 class Call:
-    """One chat request that a fault may spoil: its body, how often the conversation came before, the good answer."""
+    """One chat request that a fault may spoil: its body, how often the conversation came before, the good answer.
+
+    ``key`` is what came as the bearer token.
+    """
 
     body: Mapping[str, Any]
-    number: int
-    text: str
+    number: int = 0
+    text: str = ""
+    key: str = ""
 
     @property
     def mode(self) -> str:
@@ -56,6 +60,11 @@ class Call:
     def says_json(self) -> bool:
         """The word JSON is in a message, as some servers demand."""
         return any("json" in text_of(one).lower() for one in self.body.get("messages", ()))
+
+    @property
+    def was_answered(self) -> bool:
+        """An answer stands in the conversation, as in a repair."""
+        return any(one.get("role") == "assistant" for one in self.body.get("messages", ()))
 
     def payload(self, text: str | None = None, **changes: Any) -> dict[str, Any]:
         """Return a chat completion as OpenAI words it; ``changes`` go to the choice or its message."""
@@ -279,6 +288,18 @@ FAULTS: dict[str, Fault] = {
     "fault-needs-json-word": Fault("400 unless the prompt says json", "value", _needs_json_word),
     "fault-422": Fault("422 for another reason", "bad_request", _always(refused(422, "messages: field required"))),
     "fault-401": Fault("401 wrong key", "auth", _always(refused(401, "Incorrect API key", code="invalid_api_key"))),
+    "fault-401-tells-the-key": Fault(
+        "401 that repeats the key", "auth", lambda call: refused(401, f"Incorrect API key provided: {call.key}.")
+    ),
+    "fault-500-tells-the-key": Fault(
+        "500 that repeats the key", "server", lambda call: refused(500, f"upstream said no to Bearer {call.key}")
+    ),
+    "fault-answer-tells-the-key": Fault(
+        "the key after the answer", "value", lambda call: call.says(f"{call.text}\nYour key is {call.key}")
+    ),
+    "fault-finish-tells-the-key": Fault(
+        "the key as the reason of the end", "value", lambda call: call.says(finish_reason=call.key)
+    ),
     "fault-403": Fault("403 not allowed", "auth", _always(refused(403, "Country not supported"))),
     "fault-404-model": Fault(
         "404 no such model", "bad_request", _always(refused(404, "model not found", code="model_not_found"))
@@ -417,18 +438,18 @@ def _flaky(call: Call) -> Wire:
 
 
 def _deepseek(call: Call) -> Wire:
-    """Take json_object only, demand the word json, answer blank at first for one conversation in two."""
+    """Take json_object only, demand the word json, answer blank at first to one question in two."""
     if call.mode == "json_schema":
         return refused(400, _FORM_REFUSED)
     if call.mode != "prompt" and not call.says_json:
         return _needs_json_word(call)
-    if call.number == 0 and sum(_json(call.body.get("messages"))) % 2:
+    if not call.was_answered and sum(_json(call.body.get("messages"))) % 2:
         return call.says(" " * 64)
     return call.says(reasoning_content="First, the user wants JSON.")
 
 
 def _qwen(call: Call) -> Wire:
-    """Take json_schema without enforcing it, demand the word json, write Python words and objects for lists."""
+    """Take json_schema as if it were json_object, demand the word json, write Python words and objects for lists."""
     if call.mode != "prompt" and not call.says_json:
         return refused(400, "'messages' must contain the word 'json' in some form, to use 'response_format'.")
     return call.says(_python_words(_objects_for_lists(call.text)))
@@ -445,6 +466,9 @@ def _llama_cpp(call: Call) -> Wire:
         return refused(500, "Input should be 'text' or 'json_object' (body.response_format.type='json_schema')")
     return call.says()
 
+
+BLIND_TO_SCHEMAS = ("qwen-like", "ollama-like")
+"""Servers that show their model no schema but one in the prompt's words."""
 
 SERVERS: dict[str, Act] = {
     "deepseek-like": _deepseek,

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from tests.support.personalities import PERSONALITIES, Asked, Memory, text_of
-from tests.support.stub_faults import FAULTS, SERVERS, Call, Wire, refused
+from tests.support.stub_faults import BLIND_TO_SCHEMAS, FAULTS, SERVERS, Call, Wire, refused
 
 EMBEDDING_SIZE = 64
 
@@ -127,7 +127,8 @@ class StubServer:
         unknown = [one for one in parts if one.startswith("fault-") and one not in FAULTS]
         if unknown:
             return refused(404, f"the stub has no {unknown}; expected names of FAULTS")
-        call = Call(body, number, self._text(body, number, parts))
+        key = headers.get("Authorization", "").removeprefix("Bearer ")
+        call = Call(body, number, self._text(body, number, parts), key)
         wire = call.says()
         for act in [FAULTS[one].act for one in parts if one in FAULTS] + [
             SERVERS[one] for one in parts if one in SERVERS
@@ -137,7 +138,7 @@ class StubServer:
                 break
         return replace(wire, wait_s=wire.wait_s + self.delay_s) if "slow" in parts else wire
 
-    def count_answer(self, sent: bytes) -> None:
+    def count_answer(self, sent: Wire) -> None:
         """Note that a reply went out whole, and what it said of tokens."""
         with self._lock:
             self.answered += 1
@@ -145,6 +146,8 @@ class StubServer:
 
     def _text(self, body: dict[str, Any], number: int, parts: list[str]) -> str:
         named = [one for one in parts if one in PERSONALITIES]
+        if set(parts) & set(BLIND_TO_SCHEMAS):
+            body = {name: value for name, value in body.items() if name != "response_format"}
         if not named and self.answer is not None:
             return self.answer(body)
         return PERSONALITIES[named[0] if named else self.personality](Asked(body, number, self.memory))
@@ -222,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
             wire = stub.reply(body, dict(self.headers.items()))
             whole = self._send(wire)
             if whole and wire.status == 200:
-                stub.count_answer(wire.body)
+                stub.count_answer(wire)
             return whole
         if self.path.startswith("/v1/embeddings"):
             stub.embedded += 1
@@ -264,9 +267,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[at : at + 1])
 
 
-def _tokens_in(sent: bytes) -> int:
+def _tokens_in(sent: Wire) -> int:
+    """Return the tokens that a reader finds; none in what says falsely that it is compressed."""
+    if "Content-Encoding" in sent.headers:
+        return 0
     try:
-        usage = json.loads(sent)["usage"]
+        usage = json.loads(sent.body)["usage"]
         return int(usage["prompt_tokens"]) + int(usage["completion_tokens"])
     except (ValueError, TypeError, KeyError):
         return 0
