@@ -263,7 +263,7 @@ def open_client(plan: ModelPlan, out: Path, *, gateway: AnswersRequests | None =
     mode, model = plan.mode_now(), plan.model_now()
     settings = replace(LLMSettings.from_environment(), model=model)
     registry = ModelRegistry.of(plan.models)
-    recording = None if plan.recording is None and mode != "replay" else recording_of(plan)
+    recording = recording_of(plan) if mode == "replay" else None
 
     def facts(name: str, usage: Usage) -> ModelFacts:
         info = registry.get(name, settings.base_url)
