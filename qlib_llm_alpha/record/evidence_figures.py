@@ -15,6 +15,7 @@ from qlib_llm_alpha.evaluation.overfitting import probability_of_backtest_overfi
 from qlib_llm_alpha.evaluation.sharpe import deflated_sharpe, minimum_backtest_length, probabilistic_sharpe
 from qlib_llm_alpha.evaluation.signal import break_even_cost_bps
 from qlib_llm_alpha.evaluation.statistics import DAYS_PER_YEAR, annualised
+from qlib_llm_alpha.guard.model_window import Headline, Part
 from qlib_llm_alpha.report.evidence_text import Figure, Missing
 
 Array = NDArray[np.float64]
@@ -94,6 +95,31 @@ def strategy_figures(excess: Array, *, trials: float, basis: str, seed: int, unc
             )
         )
     return figures
+
+
+def memory_figures(found: Headline, *, basis: str) -> list[Figure]:
+    """State a figure of test on the days that no model can remember, and beside it on those that one may.
+
+    Parameters
+    ----------
+    found : Headline
+        As from ``guard.model_window.headline``; a side without days gives no figure.
+    basis : str
+    """
+
+    def figure(words: str, part: Part | None, meaning: str) -> list[Figure]:
+        if part is None:
+            return []
+        return [Figure(f"{found.name} {words}", part.value, part.sentence, meaning, basis)]
+
+    return [
+        *figure("on clean days", found.clean, "what counts: the days of test after the cut-offs of all models"),
+        *figure(
+            "on days a model may remember",
+            found.contaminated,
+            "does not count: a model that proposed factors may have been trained on what followed",
+        ),
+    ]
 
 
 def break_even_figures(report: pd.DataFrame, *, basis: str) -> list[Figure]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,15 +26,18 @@ from qlib_llm_alpha.evaluation.ledger import Trial, TrialLedger
 from qlib_llm_alpha.evaluation.scorecard import score_factor
 from qlib_llm_alpha.evaluation.statistics import hac_t, mean_of
 from qlib_llm_alpha.evaluation.walls import LABEL_HORIZON, Walls
+from qlib_llm_alpha.guard.model_window import WindowStatus, headline, sharpe_of, split_days
 from qlib_llm_alpha.model.gated import GatedModel
 from qlib_llm_alpha.record.artifacts import metric_name, save_files
 from qlib_llm_alpha.record.evidence_figures import (
     break_even_figures,
     comparison_figures,
+    memory_figures,
     search_figures,
     strategy_figures,
 )
 from qlib_llm_alpha.record.evidence_line import EvidenceLine, evidence_line
+from qlib_llm_alpha.record.model_memory import memory_of
 from qlib_llm_alpha.record.openings import (
     configuration_hash,
     data_and_market,
@@ -50,6 +54,9 @@ logger = logging.getLogger("qlib.evidence")
 
 REPORT = "portfolio_analysis/report_normal_1day.pkl"
 COLUMNS = "gate/portfolio.parquet"
+RANK_IC = "sig_analysis/ric.pkl"
+LEAST_CLEAN = 20
+"""Fewer clean days than these are not judged."""
 
 # Named here because inside the class ``list`` is a method.
 Figures: TypeAlias = list[Figure]
@@ -64,6 +71,9 @@ class EvidenceRecord(RecordTemp):
     and every look at valid is counted. Files, under ``evidence/``: ``evidence.md``, ``evidence.json``,
     ``trials.parquet``. Metrics are named ``evidence/<figure>``. What cannot be stated, such as a comparison of columns
     without ``GateRecord``, is named with the reason.
+
+    Where a language model proposed factors, the figures of test are those of the days that it cannot know by its
+    knowledge cut-off; Sharpe and rank IC of the other days stand beside them and do not count.
 
     Parameters
     ----------
@@ -230,11 +240,12 @@ class EvidenceRecord(RecordTemp):
             return []
         # Logged by now under our experiment manager; under Qlib's own it is logged here.
         opening = opening_of(self.recorder)
+        remembered, report, columns = self._memory_figures(report, columns, missing)
         # Each cell of a study, and each configuration that has opened these dates, was tried on test itself.
         on_test = max(opening.cells, opening.openings)
         traded = f"{self._universe()[0]} ({self._universe()[1]}), label {self._label()}, horizon {self._horizon()}"
         counted = f"N = {trials} (effective {effective:.1f}, in both directions {2 * effective:.1f}; on test {on_test})"
-        figures: Figures = []
+        figures: Figures = [*remembered]
         if report is not None:
             turnover = float(report["turnover"].sum())
             cost = 1e4 * float(report["cost"].sum()) / turnover if turnover > 0 else 0.0
@@ -262,6 +273,34 @@ class EvidenceRecord(RecordTemp):
             figures += found
             missing += lacking
         return figures
+
+    def _memory_figures(
+        self, report: pd.DataFrame | None, columns: pd.DataFrame | None, missing: Gaps
+    ) -> tuple[Figures, pd.DataFrame | None, pd.DataFrame | None]:
+        """Return figures of both sides where a model may remember days of test, and what was traded on the others."""
+        memory = memory_of(self.dataset, today=date.today())
+        statuses = [status for status in memory.values() if status is not None]
+        if all(status.status == "clean" for status in statuses):
+            return [], report, columns
+        models = ", ".join(status.model for status in statuses)
+        ends = f"{statuses[0].start} to {statuses[0].end}"
+        basis = f"daily values on test, {ends}, split by what {models} may remember"
+        figures: Figures = []
+        for name, series, figure in (
+            ("Sharpe", None if report is None else report["return"] - report["bench"] - report["cost"], sharpe_of),
+            ("rank IC", self._saved_series(RANK_IC), mean_of),
+        ):
+            if series is not None:
+                days = series.index.to_numpy()
+                found = headline(name, series.to_numpy(np.float64), days, statuses, figure=figure)
+                figures += memory_figures(found, basis=basis)
+        kept = tuple(None if frame is None else _clean(frame, statuses) for frame in (report, columns))
+        for frame, what in zip(kept, ("Sharpe and break-even cost", "PBO, SPA and StepM"), strict=True):
+            if frame is not None and len(frame) < LEAST_CLEAN:
+                why = f"test has {len(frame)} days that {models} cannot remember; expected {LEAST_CLEAN} or more"
+                missing.append(Missing(what, why))
+        report, columns = (None if frame is None or len(frame) < LEAST_CLEAN else frame for frame in kept)
+        return figures, report, columns
 
     def _uncounted(self, trials: int) -> str:
         """Say which trials of the search N does not hold; empty where it holds those of this run."""
@@ -351,6 +390,12 @@ class EvidenceRecord(RecordTemp):
             return None
         return found
 
+    def _saved_series(self, name: str) -> pd.Series | None:
+        if self._saved(name) is None:
+            return None
+        found: pd.Series = self.recorder.load_object(name)
+        return found.sort_index()
+
     def _saved_frame(self, name: str) -> pd.DataFrame | None:
         path = self._saved(name)
         return None if path is None else pd.read_parquet(path)
@@ -363,6 +408,12 @@ class EvidenceRecord(RecordTemp):
         if name not in self.recorder.list_artifacts(name.split("/", maxsplit=1)[0]):
             return None
         return Path(self.recorder.download_artifact(name))
+
+
+def _clean(frame: pd.DataFrame, statuses: Sequence[WindowStatus]) -> pd.DataFrame:
+    """Return the rows of days that no model can remember."""
+    kept: pd.DataFrame = frame[split_days(frame.index.to_numpy(), *statuses)]
+    return kept
 
 
 def _basis_of(trials: pd.DataFrame) -> str:

@@ -89,5 +89,7 @@ def _test_ends(dataset: Any) -> tuple[Any, Any] | None:
     segments = given if isinstance(dataset, Mapping) else getattr(dataset, "segments", None)
     if not isinstance(segments, Mapping) or segments.get("test") is None:
         return None
-    first, last = closed_segments({"test": segments["test"]})["test"]
-    return first, last
+    ends = segments["test"]
+    if isinstance(ends, slice) or None in ends:
+        ends = closed_segments({"test": ends})["test"]
+    return ends[0], ends[1]
