@@ -42,6 +42,9 @@ SECTIONS_TOGETHER: Final = 2
 COUNT: Final = 3
 """Formulas that a generate request asks for at most."""
 
+KNOWN: Final = 40
+"""Formulas that are known already and named in a generate request, at most."""
+
 NONE: Final = "none"
 
 
@@ -97,7 +100,7 @@ class SeedFactory:
     market : str
         The market in rough figures, as a prompt may show it; empty: none.
     known : sequence of str
-        Formulas that the library holds already.
+        Formulas that the library holds already; the first :data:`KNOWN` are named to the model.
     data : str
         Fingerprint of what the inner loop computes on; a stored step counts only for the same.
     count : int
@@ -262,7 +265,7 @@ def generate_values(
     factory: SeedFactory, *, category: str, lessons: str = "", known: Iterable[str] | None = None
 ) -> dict[str, str]:
     """Return what fills a generate prompt, all but its documents."""
-    formulas = factory.known if known is None else tuple(known)
+    formulas = list(factory.known if known is None else known)[:KNOWN]
     return {
         "grammar": factory.loop.grammar,
         "market": factory.market or NONE,

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import astuple, dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qlib_llm_alpha.errors import ConfigError
 
@@ -114,7 +114,7 @@ class KnowledgeBase:
         )
         with closing(self._open()) as database:
             rows = database.execute(query, (day,)).fetchall()
-        return KnowledgeView(tuple(Lesson(*row[:-1], calls=tuple(json.loads(row[-1]))) for row in rows))
+        return KnowledgeView(tuple(_lesson(row) for row in rows))
 
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=30.0)
@@ -160,6 +160,11 @@ class KnowledgeView:
 def _row(one: Lesson) -> tuple[object, ...]:
     _checked_day(one.first_known_at)
     return (*astuple(one)[:-1], json.dumps(list(one.calls)))
+
+
+def _lesson(row: tuple[Any, ...]) -> Lesson:
+    named = dict(zip((field.name for field in fields(Lesson)), row, strict=True))
+    return Lesson(**{**named, "calls": tuple(json.loads(named["calls"]))})
 
 
 def _checked_day(day: str) -> None:

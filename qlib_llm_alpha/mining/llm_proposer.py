@@ -189,7 +189,7 @@ class LLMProposer:
             self._factory,
             category="any of the nine",
             lessons=self._lessons("\n".join(best)),
-            known=[words(text) for text in dict.fromkeys([*self._factory.known, *best])],
+            known=[words(text) for text in dict.fromkeys([*best, *self._factory.known])],
         )
         values["document"] = "No documents in this round."
         request = self._factory.asking.request("generate", values, private=self._private)
