@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ _BLANK: Final = re.compile(r"[ \t\r\n]*")
 _OPENING: Final = re.compile(r"[\[{]")
 _MARK: Final = re.compile(r'["\\\[\]{}]')
 _STOP: Final = {'"': re.compile(r'["\\]'), "'": re.compile(r"['\\]")}
+_PYTHON_ESCAPE: Final = re.compile(r"x[0-9a-fA-F]{2}|U[0-9a-fA-F]{8}")
 _WORDS: Final = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _NO_NUMBERS: Final = frozenset({"NaN", "nan", "Infinity", "inf"})
 _ESCAPED: Final = frozenset('"\\/bfnrtu')
@@ -108,7 +110,7 @@ class _Reader:
         place = self._skip(start + 1)
         while self._letter(place) != "}":
             if self._letter(place) not in _STOP:
-                raise self._unexpected(place, "a key in quotes", first=not found)
+                raise self._unexpected(place, "a key in quotes", first=not found and depth == 0)
             key, place = self._string(place)
             place = self._skip(place)
             if self._letter(place) != ":":
@@ -123,7 +125,7 @@ class _Reader:
         found: list[Any] = []
         place = self._skip(start + 1)
         while self._letter(place) != "]":
-            if not found and not self._may_begin(place):
+            if not found and depth == 0 and not self._may_begin(place):
                 raise _Prose
             value, place = self.value(place, depth + 1)
             found.append(value)
@@ -154,16 +156,27 @@ class _Reader:
             parts.append(self.text[place : stop.start()].replace('"', '\\"'))
             if stop.group() == quote:
                 break
-            escaped = self._letter(stop.end())
-            if escaped not in _ESCAPED and escaped != "'":
-                raise _Broken(f"a string holds the escape {chr(92) + escaped!r}, which JSON does not know")
-            parts.append(escaped if escaped == "'" else f"\\{escaped}")
-            place = stop.end() + 1
+            part, place = self._escape(stop.end())
+            parts.append(part)
         parts.append('"')
         try:
-            return str(json.loads("".join(parts), strict=False)), stop.end()
+            value = str(json.loads("".join(parts), strict=False))
+            value.encode("utf-8")
         except ValueError:
-            raise _Broken("a string holds an escape that is none") from None
+            raise _Broken("a string holds an escape that is no letter") from None
+        return value, stop.end()
+
+    def _escape(self, place: int) -> tuple[str, int]:
+        """Return, as JSON writes it, what is escaped by the letter here, and where the string goes on."""
+        letter = self._letter(place)
+        if letter == "'":
+            return letter, place + 1
+        if letter in _ESCAPED:
+            return f"\\{letter}", place + 1
+        digits = _PYTHON_ESCAPE.match(self.text, place)
+        if digits is None or (code := int(digits.group()[1:], 16)) > sys.maxunicode:
+            raise _Broken(f"a string holds the escape {chr(92) + letter!r}, which JSON does not know")
+        return json.dumps(chr(code))[1:-1], digits.end()
 
     def _number_or_word(self, place: int) -> tuple[Any, int]:
         number = _NUMBER.match(self.text, place)
