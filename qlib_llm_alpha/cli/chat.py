@@ -1,0 +1,19 @@
+"""A chat at the keyboard: questions on standard output, answers from standard input."""
+
+from __future__ import annotations
+
+
+class Keyboard:
+    """The person at a terminal, or a file of answers; the end of the input ends the chat."""
+
+    def ask(self, text: str) -> str:
+        """Print a question and return one line."""
+        self.say(text)
+        try:
+            return input("> ")
+        except EOFError:
+            return "/done"
+
+    def say(self, text: str) -> None:
+        """Print a text; what a terminal might take for a command is shown as its code."""
+        print("".join(sign if sign.isprintable() or sign == "\n" else f"\\x{ord(sign):02x}" for sign in text))

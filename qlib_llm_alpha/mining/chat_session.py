@@ -1,0 +1,130 @@
+"""A chat inside a session's folder: its journal, transcript, audit trail and recording."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from qlib_llm_alpha.chain import Chain
+from qlib_llm_alpha.documents.masking import Names
+from qlib_llm_alpha.evaluation.search_data import SearchData
+from qlib_llm_alpha.llm.audit import CandidateRow, audit_candidates, audit_session
+from qlib_llm_alpha.llm.client import AnswersRequests
+from qlib_llm_alpha.llm.journal import Journal
+from qlib_llm_alpha.llm.recording import Recording
+from qlib_llm_alpha.mining.asking import Asking
+from qlib_llm_alpha.mining.blind import Blind
+from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
+from qlib_llm_alpha.mining.drafts import InnerLoop
+from qlib_llm_alpha.mining.exploring import cut
+from qlib_llm_alpha.mining.llm_session import AUDIT, JOURNAL, RECORDING, ModelPlan, open_client
+from qlib_llm_alpha.mining.market_profile import market_profile
+from qlib_llm_alpha.mining.session import Session
+from qlib_llm_alpha.mining.transcript import Port, Transcript
+from qlib_llm_alpha.mining.value_check import ComputedValues
+
+__all__ = ["TRANSCRIPT", "chat_with_model"]
+
+TRANSCRIPT: Final = "chat.json"
+
+
+def chat_with_model(
+    plan: ModelPlan,
+    data: SearchData,
+    out: Path,
+    port: Port,
+    *,
+    fields: Sequence[str],
+    data_fingerprint: str,
+    gateway: AnswersRequests | None = None,
+    seed: int = 0,
+    threads: int = 2,
+    **searching: Any,
+) -> Session:
+    """Hold a chat in a session's folder, and judge what it arrived at.
+
+    Parameters
+    ----------
+    plan : ModelPlan
+        Documents and charts are not read: the ideas are the person's.
+    data : SearchData
+        The search wall; person and model see figures of explore alone.
+    out : Path
+        The session's folder, there already. A transcript in it is gone through again, and goes on from its end; in
+        replay that of the recording's folder is, where there is none yet.
+    port : Port
+    fields : sequence of str
+        That formulas may read.
+    data_fingerprint : str
+        Of all that mining may read.
+    gateway : AnswersRequests, optional
+        Asked instead of the endpoint that the environment names.
+    seed, threads, searching
+        As for :func:`~qlib_llm_alpha.mining.chat.hold_chat`.
+
+    Raises
+    ------
+    ReplayError
+        The transcript, or the recording, does not fit what is said now.
+    LLMError
+        The model cannot be asked; everything that was said is kept.
+    """
+    first, last = cut(data, threads=threads)
+    names = () if plan.names is None else plan.names.read_text(encoding="utf-8").splitlines()
+    blind = Blind(Names.of(instruments=data.panel.instruments, companies=names), blind=plan.blind)
+    rules = searching.get("rules")
+    with open_client(plan, out, gateway=gateway) as client:
+        source = plan.recording_folder() / TRANSCRIPT if client.mode == "replay" else None
+        asking = Asking(client, blind, as_of=str(first.window.end))
+        chat = ChatProposer(
+            asking,
+            InnerLoop(asking, fields, check_values=ComputedValues(first, rules, threads=threads)),
+            port,
+            Transcript(out / TRANSCRIPT, model=client.model, data=data_fingerprint, source=source),
+            market=market_profile(first, fields=fields, threads=threads).text,
+            known=searching.get("library", ()),
+        )
+        session = hold_chat(chat, first, last, seed=seed, threads=threads, **searching)
+        _audit(Chain(out / AUDIT), session, chat, plan, data_fingerprint)
+        if client.mode == "record":
+            header = {
+                "model": client.model,
+                "data": data_fingerprint,
+                "made_by": "qlib-llm-alpha mine --chat --mode record",
+                "note": f"answers of {client.model} to a person; what the person said is in {TRANSCRIPT}",
+            }
+            with Journal(out / JOURNAL) as journal:
+                Recording.write(out / RECORDING, journal, client.used_keys, header)
+    vetoes = f"Ruled out by the person: {chat.vetoes.text}."
+    return replace(session, notes=(f"Arrived at by a person and {client.model} in {TRANSCRIPT}. {vetoes}",))
+
+
+def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, data: str) -> None:
+    """Write a row for every formula that was proposed, and one for the session."""
+    judged = {one.id: one.verdict for one in session.admission.judged}
+    rows = []
+    for one in () if session.exploration is None else session.exploration.found:
+        verdict = judged.get(one.candidate.expression.id)
+        rows.append(
+            CandidateRow(
+                factor_id=one.candidate.expression.id,
+                name=one.candidate.name,
+                expression=one.candidate.expression.text,
+                proposer=one.candidate.proposer,
+                calls=one.candidate.calls,
+                verdict="rejected" if verdict is None else verdict.word,
+                reason=(one.reason or chat.left_out(one.candidate)) if verdict is None else verdict.reason,
+            )
+        )
+    rows += [
+        CandidateRow("", one.name, one.text, chat.name, one.calls, verdict="rejected", reason=one.reason)
+        for one in chat.rejections
+    ]
+    audit_candidates(trail, rows)
+    settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
+    found = session.factor_set
+    audit_session(trail, data=data, settings=settings, library="" if found is None else found.id)
