@@ -44,8 +44,8 @@ class Names:
             single letter only after ``$``.
         companies : iterable of str
             Names with or without their legal form, in English and Chinese: ``Apple Inc.`` gives ``Apple`` too,
-            ``*ST国华`` gives ``国华``, ``万科A`` gives ``万科``. An English name of one word counts as written, or in
-            capitals; other names in any case. Names of one character are left out.
+            ``*ST平潭发展`` gives ``平潭发展``, ``万科A`` gives ``万科``. An English name of one word counts as
+            written, or in capitals; other names in any case. Names of one character are left out.
         indices : iterable of str
             Besides those that are built in.
 
@@ -137,7 +137,8 @@ def _lowered(text: str) -> str:
 
 def _spellings(name: str) -> Iterator[str]:
     plain = " ".join(name.split())
-    forms = [plain]
+    # What is left of *ST节能 is a word like another, what is left of *ST平潭发展 is the name.
+    forms = [plain, bare if len(bare := _STATE.sub("", plain)) > 2 else plain]
     for pattern in _ADDITIONS:
         forms.append(pattern.sub("", forms[-1]).strip(" ,"))
     yield from (form for form in dict.fromkeys(forms) if len(form) > 1)
@@ -150,8 +151,8 @@ _ONE_WORD: Final = re.compile(r"[A-Z]?[a-z]+|[A-Z][a-z]+")
 _EXCHANGE_CODE: Final = re.compile(
     r"(?:SH|SZ|BJ|SS|HK|XSHG|XSHE|SSE|SZSE)?[.:_]?([0-9]{4,6})|([0-9]{4,6})[.](?:SH|SZ|SS|BJ|HK|XSHG|XSHE)"
 )
+_STATE: Final = re.compile(r"^(?:XD|XR|DR|N|S)?\*?(?:ST)?(?=[^A-Za-z\s])")
 _ADDITIONS: Final = (
-    re.compile(r"^(?:XD|XR|DR|N|S)?\*?(?:ST|SST|S\*ST)?(?=[^A-Za-z\s])"),
     re.compile(r"(?<=[^A-Za-z\s])(?:[ABHR]|-[UWVB]+)$"),
     re.compile(r"(?:股份有限公司|有限责任公司|有限公司)$"),
     re.compile(

@@ -37,6 +37,8 @@ _ANY_MONTH: Final = rf"(?:(?i:{_LONG_MONTH}|{_SHORT_MONTH})|{_DOUBTFUL})"
 _ORDINAL: Final = r"(?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?"
 _NO_LETTER: Final = r"(?<![A-Za-z])"
 _NO_MORE: Final = r"(?![A-Za-z0-9])"
+# After one of these a number of years is a length of time.
+_LASTING: Final = "近去来前后每满约达续第超过长共逾足历"
 _EFFECT: Final = r"(?!\s?(?:effect|anomaly|效应))"
 
 
@@ -46,7 +48,9 @@ def _all(*patterns: str) -> tuple[re.Pattern[str], ...]:
 
 _DIGITS: Final = (
     # 2015-06-12, 2015/6/12, 2015.6.12, 2015年6月12日, each with a time of day
-    rf"(?<![0-9]){_YEAR}\s?[-/.年]\s?{_MONTH}\s?[-/.月]\s?{_DAY}(?![0-9])\s?[日号]?{_CLOCK}",
+    rf"(?<![0-9]){_YEAR}(?P<mark>\s?[-/.]\s?){_MONTH}(?P=mark){_DAY}(?![0-9]){_CLOCK}",
+    rf"{_NEAR_YEAR}(?P<mark>[-/.]){_MM}(?P=mark){_DD}(?![0-9])",
+    rf"(?<![0-9]){_YEAR}\s?年\s?{_MONTH}\s?月\s?{_DAY}(?![0-9])(?:\s?[日号])?{_CLOCK}",
     # 2015年, 2009-2010年, 2015年6月, 2009 年度
     rf"(?<![0-9]){_YEAR}(?:[EAF]?{_TO}(?:{_YEAR}|[0-3][0-9]))*[EAF]?\s?年度?(?:\s?{_MONTH}\s?月份?)?",
     # 20150612, 20150612093000, 201506
@@ -59,8 +63,12 @@ _DIGITS: Final = (
     # 12/06/2015, 12.6.2015, 6/12/15
     rf"(?<![0-9/.]){_DAY}[-/.]{_DAY}[-/.]{_YEAR}(?![0-9])",
     rf"(?<![0-9/.]){_DAY}/{_DAY}/[0-9]{{2}}(?![0-9/])",
-    # columns run together by a reader of tables: 20082009E2010E
+    # run together by a reader of tables: 20082009E2010E, 2008Q12008Q2, 2008033120090331, a page's number before a year
     rf"(?<![0-9])(?<![0-9][.,])(?:{_NEAR_YEAR}[EAFP]?){{2,}}",
+    rf"(?:{_NEAR_YEAR}[QH][1-4]){{2,}}",
+    rf"(?<![0-9A-Za-z])(?:[QH][1-4]{_NEAR_YEAR}){{2,}}",
+    rf"(?<![0-9])(?:{_NEAR_YEAR}{_MM}{_DD}){{2,}}",
+    rf"{_NEAR_YEAR}年(?!期)",
     # a bare year
     rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFP]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
     # 2021Q3, 2021H1, 2021-W23, Q3 2021, 3Q21, Q3'21, FY2021, CY21, '21
@@ -70,7 +78,7 @@ _DIGITS: Final = (
     rf"(?<![0-9A-Za-z.,]){_YY}\s?[QqHh][1-4]{_NO_MORE}",
     rf"{_NO_LETTER}(?i:FY|CY)\s?['’]?(?:{_YEAR}|{_YY})(?![0-9])[EAF]?",
     rf"(?<![0-9A-Za-z])['’]{_YY}(?![0-9A-Za-z])",
-    rf"(?<![0-9A-Za-z.,]){_YY}[EAF]{_NO_MORE}",
+    rf"(?<![0-9A-Za-z.,])(?:[0-2][0-9]E|0[0-9][AF]){_NO_MORE}",
 )
 
 _CHINESE: Final = (
@@ -82,9 +90,9 @@ _CHINESE: Final = (
     rf"(?<![{_ZH_DIGIT}十百])[〇零○][一二三四五六七八九]年",
     # 09年, 09-11年, 09年7月; 10年 where it is no length of time
     rf"(?<![0-9.])0[0-9](?:年?{_TO}[0-3][0-9])*\s?年度?(?:\s?{_MONTH}\s?月份?(?:\s?{_DAY}\s?[日号])?)?",
-    rf"(?<![0-9.])[0129][0-9](?:年?{_TO}[0129][0-9])+\s?年度?(?!期)",
+    rf"(?<![0-9.{_LASTING}])[0129][0-9](?:年?{_TO}[0129][0-9])+\s?年度?(?!期)",
     rf"(?<![0-9.]){_YY}年度?\s?{_MONTH}月份?(?:\s?{_DAY}\s?[日号])?",
-    r"(?<![0-9.近去来前后每满约达续第超过长共逾足历至到])(?<![-–—~～、/]\s)(?<![-–—~～、/])(?:1[0-9]|2[0-9]|9[0-9])\s?年度?"
+    rf"(?<![0-9.{_LASTING}至到])(?<![-–—~～、/]\s)(?<![-–—~～、/])(?:1[0-9]|2[0-9]|9[0-9])\s?年度?"
     r"(?!\s?(?:期|以|来|内|间|之|左右|前|后|平均|历史|均值|经验|多|余|国债|滚动|移动|累计|复合|代|的))",
     r"(?:(?:18|19|20)?[0-9]0|[二三四五六七八九]十)\s?年代",
 )
