@@ -232,7 +232,6 @@ def run_with_model(
                 view,
                 KnowledgeBase(out / "knowledge.sqlite"),
                 day=str(explore.window.end),
-                session=out.name,
                 charts=chart_images(explore, plan.charts, seed) if plan.charts else (),
                 rounds=plan.rounds,
             )
