@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from qlib_llm_alpha.errors import LLMFailure
@@ -18,7 +21,7 @@ from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.models import ModelRegistry
 from qlib_llm_alpha.llm.request import Completion, Message, Request
 from qlib_llm_alpha.llm.settings import LLMSettings
-from tests.support.stub_faults import FAULTS
+from tests.support.stub_faults import FAULTS, Call, Wire
 from tests.support.stub_server import StubServer, closed_url
 
 KEY = "sk-planted-for-faults"
@@ -180,3 +183,63 @@ def test_each_personality_ends_in_a_value_or_a_failure(stub: StubServer, tmp_pat
     with Setting(stub.url, personality, tmp_path) as setting:
         outcome = setting.outcome(question(personality))
     assert ending(outcome) in {"value", "invalid"}
+
+
+REPLY = Call({"model": "mine", "messages": []}, 0, '{"abstain": true, "candidates": []}').payload()
+KNOWN_HEADERS = {
+    "Content-Type": ["application/json", "text/html", "application/json; charset=utf-16", "x; charset=base64", "", ";"],
+    "Content-Encoding": ["gzip", "br", "identity", "never-heard-of"],
+    "Retry-After": ["-1", "nan", "inf", "1e999", "Wed, 99 Foo 2015", "0"],
+    "Location": ["/v1/chat/completions", "http://", "file:///etc/passwd", "//[bad"],
+    "x-should-retry": ["true", "false", "maybe"],
+    "retry-after-ms": ["-1", "soon"],
+}
+HEADERS = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in KNOWN_HEADERS.items()})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*REPLY, "error", "code"]), inner),
+    max_leaves=6,
+)
+STATUSES = st.sampled_from([200, 200, 200, 201, 204, 206, 299, 301, 304, 307, 400, 402, 408, 409, 418, 422, 451, 499])
+BODIES = (
+    st.binary(max_size=40)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | st.tuples(st.sampled_from([*REPLY]), JSON).map(lambda one: json.dumps({**REPLY, one[0]: one[1]}).encode())
+    | st.tuples(st.sampled_from(["finish_reason", "content", "role", "refusal", "tool_calls"]), JSON).map(
+        lambda one: json.dumps(Call({}, 0, "{}").payload(**{one[0]: one[1]})).encode()
+    )
+)
+
+
+class Whatever(StubServer):
+    """Sends what it is told to."""
+
+    wire = Wire(b"")
+
+    def reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Wire:
+        super().reply(body, headers)
+        return self.wire
+
+
+def test_whatever_a_server_sends_ends_in_a_value_or_one_failure(tmp_path: Path) -> None:
+    numbers = iter(range(10_000))
+    with Whatever() as stub, Setting(stub.url, "mine", tmp_path, retries=1, retry_cap_s=0.001) as setting:
+
+        @settings(max_examples=150)
+        @given(wire=st.builds(Wire, BODIES, STATUSES | st.integers(500, 599), HEADERS))
+        def ends(wire: Wire) -> None:
+            stub.wire = wire
+            assert ending(setting.outcome(question("mine", sample=next(numbers)))) in {"value", *KINDS}
+
+        ends()
+
+
+def test_forty_questions_to_a_server_that_stumbles_all_get_their_answer(tmp_path: Path) -> None:
+    with StubServer() as stub, Setting(stub.url, "flaky", tmp_path) as setting:
+        asked = [
+            Request("generate", (Message("user", f"{number}\n{DOCUMENT}"),), Ideas, "flaky") for number in range(40)
+        ]
+        outcomes = setting.client.complete(asked)
+        assert [ending(one) for one in outcomes] == ["value"] * 40
+        assert stub.answered == 40
+        assert stub.hits > 60
