@@ -71,7 +71,7 @@ class FactorSetHandler(DataHandlerLP):
         label: Any = None,
         **kwargs: Any,
     ) -> None:
-        self.factor_set: FactorSet = self.configured_set(factor_set=factor_set, mode=mode)
+        self.factor_set: FactorSet = FactorSetHandler.configured_set(factor_set=factor_set, mode=mode)
         label_config = ([LABEL], ["LABEL0"]) if label is None else _label_config(label)
         codes = check_universe(instruments, freq=freq)
         check_dates(start_time, end_time, what="handler start_time, end_time", freq=freq)
