@@ -35,8 +35,8 @@ class AnswersRequests(Protocol):
     async def answer(self, request: Request) -> Reply:
         """Return the reply of a server; an LLMError when there is none."""
 
-    async def embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
-        """Return one vector for each text."""
+    async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
+        """Return one vector for each text; private ones may not leave this machine."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -153,8 +153,14 @@ class Client:
             self._on_loop(_Asking(self, self._asked_gateway(), waiting, report).run())
         return [_ended(talks[request.key]) for request in requests]
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def embed(self, texts: Sequence[str], *, private: bool = False) -> list[list[float]]:
         """Return one vector for each text, from the journal, the recording, or the server.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        private : bool
+            They must not leave this machine.
 
         Raises
         ------
@@ -175,7 +181,7 @@ class Client:
             )
         for start in range(0, len(lacking), EMBEDDED_AT_ONCE):
             part = lacking[start : start + EMBEDDED_AT_ONCE]
-            vectors = self._on_loop(self._asked_gateway().embed(part, model))
+            vectors = self._on_loop(self._asked_gateway().embed(part, model, private=private))
             if len(vectors) != len(part):
                 raise failure("malformed_reply", f"{len(vectors)} vectors came for {len(part)} texts")
             self._journal.put_vectors(model, dict(zip(part, vectors, strict=True)))
@@ -240,14 +246,12 @@ class Client:
             name = f"answered as, asked for {request.model} {request.revision}".strip()
             before = self._journal.fact(name) or self._journal.note(name, reply.model)
             if before != reply.model:
-                changed = failure(
+                raise failure(
                     "model_changed",
                     f"asked for {request.model!r}, {reply.model!r} answered; expected {before!r} as before in this "
                     "session; name a dated model or start a new session, so that one session has one model",
                     usage=reply.usage,
                 )
-                self._lose(request, changed)
-                raise changed
         return self._keep(request, reply, asked=True)
 
     def _lose(self, request: Request, error: LLMFailure) -> None:
@@ -372,7 +376,7 @@ class _Asking:
             try:
                 return self._client._take(request, await self._gateway.answer(request))
             except QlibLLMAlphaError as error:
-                if isinstance(error, LLMFailure) and error.kind != "model_changed":
+                if isinstance(error, LLMFailure):
                     self._client._lose(request, error)
                 self._note(request, error)
                 return None

@@ -56,7 +56,7 @@ class FakeGateway:
         finally:
             self.in_flight -= 1
 
-    async def embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
         self.embedded += texts
         return [[float(len(text)), 0.1] for text in texts]
 

@@ -54,7 +54,7 @@ class ScriptedClient:
         ends = {key: self._one(request) for key, request in asked.items()}
         return [ends[request.key] for request in requests]
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    def embed(self, texts: Sequence[str], *, private: bool = False) -> list[list[float]]:
         """Return unit vectors of 16 numbers that depend on nothing but the text."""
         vectors = []
         for text in texts:
