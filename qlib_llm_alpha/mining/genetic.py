@@ -84,9 +84,9 @@ class Breeding:
     tournament: int = 4
     near_tie: float = 0.2
     alike: int = 1
-    family: int = 10
+    family: int = 6
     crossover: float = 0.35
-    random: float = 0.25
+    random: float = 0.3
 
     def __post_init__(self) -> None:
         if min(self.parents, self.tournament, self.alike, self.family) < 1 or self.near_tie < 0:
@@ -192,14 +192,14 @@ class GeneticProposer:
     def _bred(self, history: Sequence[Found]) -> list[Candidate]:
         self._known.update(one.candidate.expression.id for one in history)
         rng = np.random.default_rng([self._seed, self._generation])
-        born = [one for one in self._ancestors if self._is_new(one)] if self._generation == 0 else []
+        born = [one for one in self._ancestors if self._accepted(one)] if self._generation == 0 else []
         parents = _Parents.of(history, self._breeding, self._founders)
         if parents.pool:
             children = self.batch - math.ceil(self._breeding.random * self.batch)
             born += [child for child in (self._child(parents, rng) for _ in range(children)) if child is not None]
         while len(born) < self.batch:
             more = self._random.propose(self.batch - len(born), known=self._known)
-            born += [one for one in more if self._is_new(one)]
+            born += [one for one in more if self._accepted(one)]
             if not more:
                 break
         _LOG.debug("generation %d: %d formulas, %d parents", self._generation, len(born), len(parents.pool))
@@ -213,7 +213,7 @@ class GeneticProposer:
             else:
                 made = self._variations.varied(mother.root, rng)
             child = None if made is None else self._checked(made)
-            if child is not None and self._is_new(child):
+            if child is not None and self._accepted(child):
                 self._founders[child.id] = self._founders.get(mother.id, mother.id)
                 return child
         return None
@@ -224,8 +224,11 @@ class GeneticProposer:
         except ExpressionError:
             return None  # too large, or fields that cancel: another attempt
 
-    def _is_new(self, formula: Expression) -> bool:
-        """Say whether neither a formula nor its negative was there, and remember it."""
+    def _accepted(self, formula: Expression) -> bool:
+        """Say whether a formula is small enough and neither it nor its negative was there, and remember it."""
+        # The checks count the numbers of the last operator only when there is something after them.
+        if formula.nodes > self._limits.nodes or "$" not in formula.canonical:
+            return False
         opposite = identity(canonical_text(lower(Call("Neg", (formula.root,)))))
         if formula.id in self._known or opposite in self._known:
             return False
