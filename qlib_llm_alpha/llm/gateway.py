@@ -263,7 +263,8 @@ class Gateway:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         # Redirects would carry text elsewhere, and so would a proxy between us and this machine.
-        http = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self._settings.is_local)
+        past_proxies = {"http://": None, "https://": None} if self._settings.is_local else None
+        http = DefaultAsyncHttpxClient(follow_redirects=False, mounts=past_proxies)
         return AsyncOpenAI(
             api_key=self._settings.key.reveal() or _NO_KEY,
             base_url=self._settings.base_url,

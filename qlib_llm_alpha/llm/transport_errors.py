@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -77,9 +76,9 @@ def fault_of(error: Exception, secrets: Iterable[Secret]) -> Fault:
     names = {type(cause).__name__ for cause in causes}
     words = redact("; ".join(dict.fromkeys(f"{type(one).__name__}: {one}" for one in causes)), secrets)[:_SHOWN]
     free = bool(names & _NEVER_SENT)
-    if any(isinstance(cause, ssl.SSLError) for cause in causes) or "CERTIFICATE_VERIFY_FAILED" in words:
-        hint = "; if this machine has no certificates of authorities, set SSL_CERT_FILE to a file that holds them"
-        return Fault("connection", f"no trusted connection ({words}){hint}", free=True)
+    if "certificate" in words.lower():
+        hint = "if this machine lacks the certificates of authorities, set SSL_CERT_FILE to a file that holds them"
+        return Fault("connection", f"the server's certificate is not trusted ({words}); {hint}", free=True)
     if names & {"DecodingError"} or any(isinstance(one, json.JSONDecodeError | ValidationError) for one in causes):
         return fault("malformed_reply", f"the reply cannot be decoded ({words})")
     if isinstance(error, openai.APITimeoutError):
