@@ -20,7 +20,8 @@ _BLOCKS: Final = (
 _HIDING: Final = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|content-visibility\s*:\s*hidden"
     r"|(?<![\w-])opacity\s*:\s*0?\.?0*(?![.\d]*[1-9])(?![\d.])"
-    r"|font-size\s*:\s*(?:0*(?:\.0+)?|[01](?:\.\d+)?px|0?\.\d+(?:px|pt|em|rem)|[01](?:\.\d+)?pt)\s*(?:px|pt|em|rem|%)?(?=\s*(?:;|!|$))"
+    r"|font-size\s*:\s*(?:0+(?:\.0+)?(?:p[xt]|r?em|%)?|[01](?:\.\d+)?p[xt]|0?\.\d+p[xt]|0?\.[0-2]\d*r?em|\d%)"
+    r"(?=\s*(?:;|!|$))"
     r"|(?<![\w-])(?:max-)?(?:width|height)\s*:\s*[01](?:\.0+)?(?:px|pt|em|rem|%)?(?=\s*(?:;|!|$))"
     r"|(?:text-indent|left|right|top|bottom|margin(?:-left|-top)?)\s*:\s*-\s*\d{3,}"
     r"|clip\s*:\s*rect\(\s*[01](?:px)?[\s,]+[01](?:px)?[\s,]+[01](?:px)?[\s,]+[01](?:px)?\s*\)|clip-path\s*:\s*inset\(\s*(?:50|100)%"

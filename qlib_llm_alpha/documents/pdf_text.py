@@ -134,7 +134,7 @@ def _drop_unseen(page: PageObject, reader: PdfReader) -> int:
     stream = ContentStream(contents, reader)
     box = tuple(float(edge) for edge in page.mediabox)
     kept = _shown(stream, (box[0], box[1], box[2], box[3]))
-    dropped = len(stream.operations) - len(kept)
+    dropped = sum(one in _DRAWS for _, one in stream.operations) - sum(one in _DRAWS for _, one in kept)
     if dropped:
         stream.operations = kept
         page[NameObject("/Contents")] = stream
