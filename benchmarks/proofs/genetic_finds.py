@@ -164,7 +164,9 @@ def planted(market: Market, effect: Effect, size: float) -> Market:
     """
     bars = {name: values.copy() for name, values in market.bars().items()}
     change = market.close[1:] / market.close[:-1] - 1.0
-    deviation = np.nan_to_num(np.nanstd(change, axis=0))
+    known = np.isfinite(change)
+    centred = np.where(known, change - np.nansum(change, axis=0) / np.maximum(known.sum(axis=0), 1), 0.0)
+    deviation = np.sqrt((centred * centred).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
     moved = np.zeros((len(market.days) + LAG, len(market.codes)))
     level = np.ones(market.close.shape)
     for day in range(len(market.days)):
