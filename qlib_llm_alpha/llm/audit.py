@@ -206,7 +206,7 @@ def verify_session(
     quote_fault : callable, optional
         Says what is wrong with a quote, such as that its document is missing; an empty text if nothing is.
     library : str, optional
-        Id of the factor set that the folder holds; compared with that of the session's last row.
+        Id of the factor set that the folder holds, empty for none; compared with that of the session's last row.
     anchor : Head, optional
         A head of the trail from an earlier time, kept elsewhere.
 
@@ -237,10 +237,10 @@ def verify_session(
         if row.kind == CANDIDATE:
             faults += [AuditFault(row.number, detail) for detail in _candidate_faults(row, calls, quote_fault)]
     last = next((row for row in reversed(rows) if row.kind == SESSION), None)
-    if library is not None and (last is None or last.body.get("library") != library):
-        told = "tells of no library" if last is None else f"tells of library {last.body.get('library')!r}"
-        row_of_it = None if last is None else last.number
-        faults.append(AuditFault(row_of_it, f"the trail {told}; the folder has {library!r}"))
+    told = "" if last is None else str(last.body.get("library"))
+    if library is not None and told != library:
+        detail = f"the session ended with library {told or 'none'}; the folder has {library or 'none'}"
+        faults.append(AuditFault(None if last is None else last.number, detail))
     return faults
 
 

@@ -230,9 +230,9 @@ def test_a_missing_document_and_another_library_show(session: Path) -> None:
         return "the document is missing"
 
     assert details(session, quote_fault=gone) == ["calm quotes doc-1 from 10 to 20: the document is missing"]
-    assert details(session, library="library-2") == [
-        "the trail tells of library 'library-1'; the folder has 'library-2'"
-    ]
+    told = "the session ended with library library-1; the folder has"
+    assert details(session, library="library-2") == [f"{told} library-2"]
+    assert details(session, library="") == [f"{told} none"]
 
 
 def test_a_cut_trail_is_found_by_an_anchor(session: Path) -> None:
