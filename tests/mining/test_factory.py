@@ -10,10 +10,12 @@ import pytest
 from qlib_llm_alpha.errors import LLMFailure, OfflineError, PromptError
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.llm.request import Request
+from qlib_llm_alpha.llm.schema import strict_schema
 from qlib_llm_alpha.mining.drafts import Problem, Rejection
 from qlib_llm_alpha.mining.factory import SECTION, Seeds
 from tests.mining.documents import FIELDS, document, factory, view_of
 from tests.mining.fake_client import Answer, FakeClient
+from tests.support.personalities import PERSONALITIES, Asked
 from tests.support.scripted_model import answer_request
 
 REVERSAL = """Short-term moves of a stock.
@@ -208,7 +210,7 @@ def test_a_draft_is_sent_back_three_times_at_most(tmp_path: Path) -> None:
         (lambda request: json.dumps({"gives_up": True, "formula": "", "change": ""}), "given up"),
         (lambda request: mended("  "), "given up"),
         (lambda request: LLMFailure("truncated", "cut off"), "truncated: cut off"),
-        (lambda request: "[]", "invalid"),
+        (lambda request: "no JSON", "invalid"),
     ],
 )
 def test_a_repair_that_leads_nowhere_ends_with_the_first_reason(tmp_path: Path, repair: Answer, words: str) -> None:
@@ -316,7 +318,7 @@ def test_a_document_cannot_end_itself(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", ["filter", "categorise", "generate"])
 @pytest.mark.parametrize(
     "said",
-    ["", "no JSON", "[]", '{"relevant": "perhaps"}', '{"items": 3}', '{"candidates": [{"formula": 1}]}'],
+    ["", "no JSON", '["a"]', '{"relevant": "perhaps"}', '{"items": 3}', '{"candidates": [{"formula": 1}]}'],
 )
 def test_malformed_answers_end_with_a_reason(tmp_path: Path, step: str, said: str) -> None:
     def answer(request: Request) -> str:
@@ -325,8 +327,46 @@ def test_malformed_answers_end_with_a_reason(tmp_path: Path, step: str, said: st
     seeds, _ = made(tmp_path, REVERSAL, answer=answer)
     assert seeds.candidates == ()
     assert reasons(seeds) == [(step, "no_answer")]
-    assert "invalid" in seeds.rejections[0].detail
+    assert seeds.rejections[0].detail.startswith(("invalid: ", "blank: "))
     assert seeds.rejections[0].calls
+
+
+def personality(name: str) -> Answer:
+    """Return a model of the stub server, without the server."""
+
+    def answer(request: Request) -> str:
+        form = {"type": "json_schema", "json_schema": {"schema": strict_schema(request.schema)}}
+        body = {"messages": [message.wire() for message in request.messages], "response_format": form}
+        return PERSONALITIES[name](Asked(body))
+
+    return answer
+
+
+NOTE = "A 5-day reversal was seen in every market. A 20-day momentum was seen in most."
+
+
+@pytest.mark.parametrize("name", sorted(PERSONALITIES))
+def test_whatever_a_model_of_the_stub_says_ends_in_candidates_with_sources_or_in_reasons(
+    tmp_path: Path, name: str
+) -> None:
+    seeds, client = made(tmp_path, NOTE, HOSTILE, answer=personality(name))
+    assert all(lost.reason and lost.detail for lost in seeds.rejections)
+    for one in seeds.candidates:
+        assert one.sources
+        assert one.expression.lookahead == 0
+        assert set(one.calls) <= {request.key for request in client.asked}
+
+
+def test_the_liar_of_the_stub_gets_nothing_in_and_the_oracle_does(tmp_path: Path) -> None:
+    assert made(tmp_path / "liar", NOTE, answer=personality("liar"))[0].candidates == ()
+    told, _ = made(tmp_path / "oracle", NOTE, answer=personality("oracle"))
+    assert {one.category for one in told.candidates} == {"mean_reversion", "momentum"}
+
+
+def test_the_obedient_model_of_the_stub_is_refused_what_the_document_ordered(tmp_path: Path) -> None:
+    seeds, _ = made(tmp_path, NOTE + HOSTILE, answer=personality("obedient"))
+    assert seeds.candidates == ()
+    assert [lost.text for lost in seeds.rejections if lost.reason == "look_ahead"] == ["Ref($close,-1)/$close-1"]
 
 
 def test_one_documents_failure_leaves_the_others_alone(tmp_path: Path) -> None:
