@@ -122,7 +122,6 @@ def test_the_table_counts_finds_and_errors(proof: ModuleType) -> None:
     assert "random, nothing planted: lower bound at most alpha 0.05: NO" in lines
 
 
-@pytest.mark.slow
 def test_a_strong_plant_is_found_and_noise_admits_nothing(proof: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     assert proof.main(["--seeds", "1", "--first-seed", "7", *SMALL, "--out", str(out)]) == 0
