@@ -12,8 +12,7 @@ same bytes.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
@@ -40,7 +39,6 @@ from qlib_llm_alpha.mining.vetoes import VETOED, Vetoes
 
 __all__ = ["ChatProposer", "Port", "Transcript", "hold_chat"]
 
-_LOG = logging.getLogger(__name__)
 
 DONE: Final = "/done"
 VETO: Final = "/veto"
@@ -49,6 +47,7 @@ COUNT: Final = 4
 ROUNDS: Final = 30
 _CORRECTIONS: Final = 5
 _TRIED_SHOWN: Final = 40
+_REFUSED_SHOWN: Final = 20
 _LONGEST: Final = 2000
 _YES: Final = frozenset({"", "y", "yes", "ok", "right"})
 _NO: Final = frozenset({"n", "no"})
@@ -396,7 +395,10 @@ class ChatProposer:
             f"{number}. {one.candidate.expression.text} | {one.figures} | the person says: {one.verdict}"
             for number, one in enumerate(self._tried, start=1)
         ]
-        return self._words("\n".join(lines[-_TRIED_SHOWN:])) or _NONE
+        lines = lines[-_TRIED_SHOWN:]
+        # Numbered apart: the person speaks of what was measured.
+        lines += [f"- {one_line(one.text, 200)} | refused: {one.reason}" for one in self.rejections[-_REFUSED_SHOWN:]]
+        return self._words("\n".join(lines)) or _NONE
 
     def _words(self, text: str) -> str:
         return self._asking.blind.text(text)
@@ -420,6 +422,7 @@ def hold_chat(
     seed: int = 0,
     nulls: int = NULLS,
     threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Session:
     """Hold a chat on explore, and judge what it arrived at on the days after.
 
@@ -430,7 +433,7 @@ def hold_chat(
         Explore and judge, of :func:`~qlib_llm_alpha.mining.exploring.cut`.
     trials : int
         Formulas that may be tried at most.
-    shortlist, rules, library, null_fields, ledger, run, seed, nulls, threads
+    shortlist, rules, library, null_fields, ledger, run, seed, nulls, threads, progress
         As for :func:`~qlib_llm_alpha.mining.search.search`. What the person ruled out is not judged, also where it was
         tried before.
 
@@ -441,7 +444,16 @@ def hold_chat(
     """
     known = tuple(library)
     tried = explore(
-        chat, first, trials=trials, rules=rules, library=known, ledger=ledger, run=run, seed=seed, threads=threads
+        chat,
+        first,
+        trials=trials,
+        rules=rules,
+        library=known,
+        ledger=ledger,
+        run=run,
+        seed=seed,
+        threads=threads,
+        progress=progress,
     )
     chat.close(tried.found)
     chosen = [candidate for candidate in tried.shortlist(shortlist) if chat.allows(candidate)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, TypeAlias
@@ -25,6 +26,10 @@ _MOST: Final = 30
 _MADE_OF: Final = {"$volume": ("$amount",)}
 """Fields that say the same as another: money traded is volume at a price."""
 
+_NUMBER: Final = re.compile(r"[0-9.]+(?:e[+-]?[0-9]+)?")
+_FACTOR: Final = re.compile(r"^[0-9.]+(?:e[+-]?[0-9]+)?\*")
+_EXPONENT: Final = re.compile(r"(?<![A-Za-z_0-9.$])[0-9.]+e$")
+
 _Word: TypeAlias = Annotated[str, Field(max_length=80)]
 _Formula: TypeAlias = Annotated[str, Field(max_length=1000)]
 
@@ -47,7 +52,8 @@ class Vetoes:
     fields, operators, categories : tuple of str
         Sorted, without repeats.
     formulas : tuple of str
-        In normal spelling; a candidate may be none of them up to algebra, nor have one as a part.
+        In normal spelling; a candidate may be none of them, nor have one as a part, up to algebra and up to what does
+        not change how it ranks or only turns it round: a factor in front, a constant added.
     """
 
     fields: tuple[str, ...] = ()
@@ -145,7 +151,7 @@ class Vetoes:
         if not self.formulas:
             return ""
         parts = {text for node in walk(expression.root) if (text := _canonical(node))}
-        formula = next((text for text in self.formulas if read(text).canonical in parts), "")
+        formula = next((text for text in self.formulas if _ranking(read(text).canonical) in parts), "")
         return f"it is, or has as a part, {formula:.120}, which was ruled out" if formula else ""
 
 
@@ -181,13 +187,38 @@ def _operators(root: Node) -> set[str]:
 
 
 def _canonical(node: Node) -> str:
-    """Return the canonical text of a part of a formula; empty where it has none, as a number or a group code."""
+    """Return what of a part's canonical text ranks; empty where it has none, as a number or a group code."""
     if not isinstance(node, Call):
         return ""
     try:
-        return canonical_text(lower(node))
+        return _ranking(canonical_text(lower(node)))
     except ExpressionError:
         return ""
+
+
+def _ranking(canonical: str) -> str:
+    """Return a canonical text without added constants, without a factor in front of a single term, first sign plus."""
+    terms = [term for term in _terms(canonical) if not _NUMBER.fullmatch(term.lstrip("+-"))]
+    turned = bool(terms) and terms[0].startswith("-")
+    plain = [_turned(term) if turned else term for term in terms]
+    if len(plain) == 1:
+        return _FACTOR.sub("", plain[0].lstrip("+"))
+    return "".join(plain).lstrip("+")
+
+
+def _terms(canonical: str) -> list[str]:
+    """Split a sum into its terms, each with its sign; signs inside parentheses and exponents belong to a term."""
+    terms, depth = [""], 0
+    for place, sign in enumerate(canonical):
+        depth += (sign == "(") - (sign == ")")
+        if sign in "+-" and depth == 0 and place and not _EXPONENT.search(canonical[:place]):
+            terms.append("")
+        terms[-1] += sign
+    return terms
+
+
+def _turned(term: str) -> str:
+    return "+" + term[1:] if term.startswith("-") else "-" + term.lstrip("+")
 
 
 def _sorted(words: Iterable[str]) -> tuple[str, ...]:
