@@ -52,7 +52,7 @@ class MemoryReport:
     asked_on : date
         The day on which it was asked; of a recording, the day of the recording.
     written_by : str
-        Who wrote the answers, where no model did: then there is no memory to probe. Empty otherwise.
+        Who gave the answers, where no model did: then there is no memory to probe. Empty otherwise.
     windows : tuple of WindowStatus
     probes : tuple of ProbeFinding
         Empty when nothing was asked.
@@ -96,11 +96,13 @@ class MemoryReport:
     def badge(self) -> str:
         """What the evidence line says of it, such as ``model memory: clean from 2024-06-01; RECALL p=0.002``."""
         if self.written_by:
-            return f"model memory: none, the answers were written by {self.written_by}"
+            return f"model memory: none, the answers were given by {self.written_by}"
         parts = [_window_badge(self.windows)] if self.windows else []
         if self.contradicted:
             parts.append("STATED CUT-OFF CONTRADICTED")
-        parts += [f"{_BADGES[probe.probe]} p={probe.p:.2g}" for probe in self.fired]
+        # The probe of flips fires when no effect is seen: a large p is then no strength.
+        shown = {probe.probe: "" if probe.probe == "flips" else f" p={probe.p:.2g}" for probe in self.fired}
+        parts += [f"{_BADGES[name]}{p}" for name, p in shown.items()]
         if self.probes and not self.fired:
             parts.append("probes found nothing")
         return f"model memory: {'; '.join(parts) or 'nothing was asked'}"
@@ -110,7 +112,7 @@ class MemoryReport:
         """The report in one line."""
         if self.written_by:
             return (
-                f"{self.model}: the answers were written by {self.written_by} and by no model, so that there is no "
+                f"{self.model}: the answers were given by {self.written_by} and by no model, so that there is no "
                 "memory to probe; they show the path, not what a model knows"
             )
         said = [window.sentence for window in self.windows] + [f"{one.probe}: {one.sentence}" for one in self.probes]
@@ -187,7 +189,7 @@ def memory_report(
     asked_on : date
         The day on which the model is asked; of a recording, the day it was recorded.
     written_by : str
-        Who wrote the answers when no model did, as of the recording in the repository: nothing is asked then.
+        Who gave the answers when no model did, as those of the recording in the repository: nothing is asked then.
     horizon, buffer_days, seed
         As for the probes and ``model_window.window_status``.
 

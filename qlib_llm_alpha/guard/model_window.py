@@ -8,6 +8,7 @@ counts as today, so that no day is clean.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, timedelta
@@ -28,6 +29,10 @@ Mask = NDArray[np.bool_]
 
 BUFFER_DAYS: Final = 90
 """Calendar days after a cut-off that are not trusted either."""
+
+
+WRITTEN: Final = ("scripted", "written by the authors")
+"""Names of models that are none: a stated rule, or people, gave the answers, so that nothing is remembered."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,16 @@ def window_status(
     why = f"{what} {known_until}, and {buffer_days} days more are not trusted"
     status: Status = "clean" if first >= clean_from else "partial" if last >= clean_from else "contaminated"
     return WindowStatus(model.name, first, last, status, clean_from, why)
+
+
+def is_written(model: str) -> bool:
+    """Say whether a model's name is one of :data:`WRITTEN`, however its words are joined."""
+    return plain_name(model).replace("_", " ") in WRITTEN
+
+
+def plain_name(model: str) -> str:
+    """Return the letters and digits of a model's name in lower case, anything else between them as one ``_``."""
+    return re.sub(r"[^a-z0-9]+", "_", model.lower()).strip("_")
 
 
 def split_days(days: Days, *statuses: WindowStatus) -> Mask:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
 
-from qlib_llm_alpha.guard.model_window import WindowStatus, window_status
+from qlib_llm_alpha.guard.model_window import WindowStatus, is_written, plain_name, window_status
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
 from qlib_llm_alpha.record.openings import _configured_set, _handler
@@ -15,9 +14,6 @@ from qlib_llm_alpha.record.task_check import closed_segments
 
 NO_MODELS: Final = ("seed", "human", "random", "genetic")
 """Origins of factors that no language model proposed."""
-
-WRITTEN: Final = ("scripted",)
-"""Names under which people wrote the answers, as those of the recording in this package: nothing is remembered."""
 
 
 def memory_of(dataset: Any, *, today: date, registry: ModelRegistry | None = None) -> dict[str, WindowStatus | None]:
@@ -44,7 +40,7 @@ def memory_of(dataset: Any, *, today: date, registry: ModelRegistry | None = Non
         return {}
     known = ModelRegistry.of() if registry is None else registry
     return {
-        origin: None if origin in WRITTEN else window_status(*ends, info_of(origin, known), today=today)
+        origin: None if is_written(origin) else window_status(*ends, info_of(origin, known), today=today)
         for origin in origins
     }
 
@@ -52,7 +48,7 @@ def memory_of(dataset: Any, *, today: date, registry: ModelRegistry | None = Non
 def memory_words(memory: Mapping[str, WindowStatus | None]) -> tuple[str, ...]:
     """Return, for each origin, what the evidence line says of it."""
     return tuple(
-        f"{origin}: {'none, people wrote the answers' if status is None else status.words}"
+        f"{origin}: {'none, a stated rule or people gave the answers' if status is None else status.words}"
         for origin, status in memory.items()
     )
 
@@ -62,7 +58,7 @@ def info_of(origin: str, registry: ModelRegistry) -> ModelInfo:
 
     Names are compared by their letters and digits: mining writes ``gpt-4o`` as ``gpt_4o``.
     """
-    named = [name for name in registry.names() if _plain(origin) in (_plain(name), f"model_{_plain(name)}")]
+    named = [name for name in registry.names() if plain_name(origin) in (plain_name(name), f"model_{plain_name(name)}")]
     infos = [registry.get(name) for name in named] or [ModelInfo(origin)]
     return max(infos, key=_known_until)
 
@@ -72,10 +68,6 @@ def factor_set_of(dataset: Any) -> FactorSet | None:
     handler = _handler(dataset)
     found = getattr(handler, "factor_set", None)
     return found if isinstance(found, FactorSet) else _configured_set(handler)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def _known_until(info: ModelInfo) -> date:

@@ -14,6 +14,7 @@ from qlib_llm_alpha.evaluation.walls import Walls
 from qlib_llm_alpha.guard.memory_questions import Answer, Case, Outcome, draw_cases, draw_outcomes
 from qlib_llm_alpha.llm.models import ModelInfo
 from qlib_llm_alpha.llm.request import Completion, Request, Usage
+from tests.support.scripted import ScriptedClient
 
 DAYS = np.busday_offset("2018-01-02", np.arange(800), roll="forward").astype("datetime64[D]")
 WALLS = Walls.from_segments(
@@ -54,24 +55,20 @@ def fact_cases(seed: int, count: int = 40) -> tuple[Case, ...]:
     return draw_cases(questions(seed, count), DAYS, NAMES, close, volume, seed=seed)
 
 
-class Says:
-    """A client whose answers are a function of the request; what is asked is kept, call by call."""
+class Says(ScriptedClient):
+    """A scripted client whose answers are values; what is asked is kept, call by call."""
 
     def __init__(self, answer: Callable[[Request], Answer | LLMFailure], model: str = "scripted") -> None:
-        self.answer = answer
-        self.model = model
-        self.revision = ""
+        super().__init__(lambda request: _text(answer(request)), model=model)
         self.batches: list[list[Request]] = []
 
     def complete(self, requests: Sequence[Request]) -> list[Completion | LLMFailure]:
         self.batches.append(list(requests))
-        return [self._one(request) for request in requests]
+        return super().complete(requests)
 
-    def _one(self, request: Request) -> Completion | LLMFailure:
-        value = self.answer(request)
-        if isinstance(value, LLMFailure):
-            return value
-        return Completion(value, value.model_dump_json(), Usage(), (request.key,), self.model, False)
+
+def _text(value: Answer | LLMFailure) -> str | LLMFailure:
+    return value if isinstance(value, LLMFailure) else value.model_dump_json()
 
 
 def as_answers(values: Sequence[Answer | LLMFailure]) -> list[Completion | LLMFailure]:

@@ -67,14 +67,15 @@ def test_the_line_says_nothing_of_memory_when_no_model_proposed_a_factor(tmp_pat
 
 @pytest.mark.usefixtures("shipped")
 def test_the_line_says_of_each_model_what_it_can_know_of_test(tmp_path: Path) -> None:
-    origins = ("seed", "gpt_half_8b", "nobody_knows", "early-model", "scripted", "late_model")
+    origins = ("seed", "gpt_half_8b", "nobody_knows", "early-model", "scripted", "late_model", "written_by_the_authors")
     line = line_of(task_of(tmp_path, *origins), tmp_path)
     assert line.memory == (
         "early-model: clean",
         "gpt_half_8b: partial, clean from 2021-03-02",
         "late_model: contaminated",
         "nobody_knows: unknown cut-off, treated as contaminated",
-        "scripted: none, people wrote the answers",
+        "scripted: none, a stated rule or people gave the answers",
+        "written_by_the_authors: none, a stated rule or people gave the answers",
     )
     assert "; model memory: gpt_half_8b: partial, clean from 2021-03-02; model memory: late_model: contaminated;" in (
         line.sentence
