@@ -11,11 +11,13 @@ from qlib_llm_alpha.errors import LLMFailure
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.llm.request import Request
 from qlib_llm_alpha.mining.candidates import Candidate
-from qlib_llm_alpha.mining.exploring import Found, Proposer
+from qlib_llm_alpha.mining.exploring import Found, Proposer, explore
 from qlib_llm_alpha.mining.knowledge import KnowledgeBase
 from qlib_llm_alpha.mining.llm_proposer import LLMProposer, rough_figures
+from qlib_llm_alpha.mining.value_check import ComputedValues
 from tests.mining.documents import COMPANY, document, factory, view_of
 from tests.mining.fake_client import Answer, FakeClient
+from tests.mining.test_admission import RULES, data_of, market
 from tests.support.scripted_model import LESSON, answer_request
 
 SEEDS = """Factor idea: moves go back
@@ -315,3 +317,24 @@ def test_without_images_no_chart_is_asked_about(tmp_path: Path) -> None:
     one, client = proposer(tmp_path, chart())
     one.propose(20, ())
     assert client.of("chart") == []
+
+
+def test_the_engine_measures_what_the_documents_say_and_the_planted_factor_stands_out(tmp_path: Path) -> None:
+    planted = "$volume/Mean($volume,10)"
+    data = data_of(market(1, edge=0.25))
+    text = SEEDS.replace("$volume/Mean($volume,20)", planted)
+    text += "Formula: Log(-1*$close/$open)\nFormula: Ref($close,-1)/$close\n"
+    client = FakeClient(inventive)
+    making = factory(client, tmp_path, check_values=ComputedValues(data))
+    view = view_of(tmp_path, document(text))
+    one = LLMProposer(making, view, KnowledgeBase(tmp_path / "knowledge.sqlite"), day=str(data.window.end))
+    found = explore(one, data, trials=30, rules=RULES)
+    best = found.shortlist(1)[0]
+    assert best.expression.text == planted
+    assert best.sources
+    assert best.calls
+    assert found.rounds == 3
+    assert [(lost.step, lost.reason) for lost in one.rejections] == [
+        ("validate", "all_missing"),
+        ("validate", "look_ahead"),
+    ]
