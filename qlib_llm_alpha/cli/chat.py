@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from qlib_llm_alpha.errors import LLMError
+
 
 class Keyboard:
     """The person at a terminal, or a file of answers; the end of the input ends the chat."""
@@ -13,6 +15,10 @@ class Keyboard:
             return input("> ")
         except EOFError:
             return "/done"
+        except KeyboardInterrupt as left:
+            raise LLMError(
+                "the chat was left; everything that was said is kept; repeat the call with --resume to go on"
+            ) from left
 
     def say(self, text: str) -> None:
         """Print a text; what a terminal might take for a command is shown as its code."""

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from qlib_llm_alpha.chain import Chain
+from qlib_llm_alpha.cli.chat import Keyboard
 from qlib_llm_alpha.data.embedded.in_memory import market_panel
 from qlib_llm_alpha.data.embedded.simulate import simulate
 from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.engine.funnel import screen
-from qlib_llm_alpha.errors import ConfigError, LLMFailure, ReplayError
+from qlib_llm_alpha.errors import ConfigError, LLMError, LLMFailure, ReplayError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.evaluation.walls import Walls
@@ -531,3 +532,22 @@ def test_a_veto_stops_a_formula_by_field_operator_and_part(formula: str, against
     vetoes = Vetoes(fields=("$volume",), operators=("Corr",), formulas=("$high/$low", "2*$open/$close-$close/$open"))
     found = vetoes.against(parse(formula), "momentum", parse)
     assert against in found if against else not found
+
+
+def test_at_the_keyboard_the_end_of_input_ends_the_chat_and_leaving_it_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raising(error: type[BaseException]) -> Callable[[str], str]:
+        def read(prompt: str) -> str:
+            raise error
+
+        return read
+
+    monkeypatch.setattr("builtins.input", lambda prompt: "five days")
+    assert Keyboard().ask("How\x1b[31m long?\nSay.") == "five days"
+    assert capsys.readouterr().out == "How\\x1b[31m long?\nSay.\n"
+    monkeypatch.setattr("builtins.input", raising(EOFError))
+    assert Keyboard().ask("How long?") == "/done"
+    monkeypatch.setattr("builtins.input", raising(KeyboardInterrupt))
+    with pytest.raises(LLMError, match="--resume"):
+        Keyboard().ask("How long?")
