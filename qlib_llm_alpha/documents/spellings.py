@@ -37,8 +37,13 @@ _ANY_MONTH: Final = rf"(?:(?i:{_LONG_MONTH}|{_SHORT_MONTH})|{_DOUBTFUL})"
 _ORDINAL: Final = r"(?:3[01]|[12][0-9]|0?[1-9])(?:st|nd|rd|th)?"
 _NO_LETTER: Final = r"(?<![A-Za-z])"
 _NO_MORE: Final = r"(?![A-Za-z0-9])"
+_BEFORE_MONTH: Final = "|".join(
+    rf"(?<=(?i:\b{word})[\s-])"
+    for word in ("in", "by", "of", "since", "until", "from", "to", "late", "early", "mid", "last", "this", "next")
+)
 # After one of these a number of years is a length of time.
 _LASTING: Final = "近去来前后每满约达续第超过长共逾足历"
+_NO_LENGTH: Final = rf"(?<![{_LASTING}])(?<![{_LASTING}]\s)"
 _EFFECT: Final = r"(?!\s?(?:effect|anomaly|效应))"
 
 
@@ -83,16 +88,16 @@ _DIGITS: Final = (
 
 _CHINESE: Final = (
     # 6月12日, 6月, 1-10月; a number of months is 6个月
-    rf"(?<![0-9.近每前后来满够])(?:{_MONTH}{_TO})?{_MONTH}\s?月份?(?![均线频滚内期]|以){_EFFECT}(?:\s?{_DAY}\s?[日号])?",
+    rf"(?<![0-9.]){_NO_LENGTH}(?:{_MONTH}{_TO})?{_MONTH}\s?月份?(?![均线频滚内期]|以){_EFFECT}(?:\s?{_DAY}\s?[日号])?",
     rf"(?<![一二三四五六七八九十个每近前后]){_ZH_MONTH}月份?(?![均线频滚内期]|以){_EFFECT}(?:{_ZH_DAY}[日号])?",
     # 二〇一五年六月十二日
     rf"(?:二[〇零○0]|一九)[{_ZH_DIGIT}]{{2}}年?(?:{_ZH_MONTH}月份?(?:{_ZH_DAY}[日号])?)?",
     rf"(?<![{_ZH_DIGIT}十百])[〇零○][一二三四五六七八九]年",
     # 09年, 09-11年, 09年7月; 10年 where it is no length of time
     rf"(?<![0-9.])0[0-9](?:年?{_TO}[0-3][0-9])*\s?年度?(?:\s?{_MONTH}\s?月份?(?:\s?{_DAY}\s?[日号])?)?",
-    rf"(?<![0-9.{_LASTING}])[0129][0-9](?:年?{_TO}[0129][0-9])+\s?年度?(?!期)",
+    rf"(?<![0-9.]){_NO_LENGTH}[0129][0-9](?:年?{_TO}[0129][0-9])+\s?年度?(?!期)",
     rf"(?<![0-9.]){_YY}年度?\s?{_MONTH}月份?(?:\s?{_DAY}\s?[日号])?",
-    rf"(?<![0-9.{_LASTING}至到])(?<![-–—~～、/]\s)(?<![-–—~～、/])(?:1[0-9]|2[0-9]|9[0-9])\s?年度?"
+    rf"(?<![0-9.至到]){_NO_LENGTH}(?<![-–—~～、/]\s)(?<![-–—~～、/])(?:1[0-9]|2[0-9]|9[0-9])\s?年度?"
     r"(?!\s?(?:期|以|来|内|间|之|左右|前|后|平均|历史|均值|经验|多|余|国债|滚动|移动|累计|复合|代|的))",
     r"(?:(?:18|19|20)?[0-9]0|[二三四五六七八九]十)\s?年代",
 )
@@ -103,10 +108,8 @@ _ENGLISH: Final = (
     rf"(?<![0-9A-Za-z.,]){_ORDINAL}(?:\sof)?[\s-]{_ANY_MONTH}\.?(?![A-Za-z])(?:,?[\s-]['’]?(?:{_YEAR}|{_YY})(?![0-9]))?",
     rf"{_NO_LETTER}(?i:{_LONG_MONTH})(?![A-Za-z]){_EFFECT}",
     rf"{_NO_LETTER}{_SHORT_MONTH}(?![A-Za-z])\.?{_EFFECT}",
-    *(
-        rf"(?i:(?<![a-z]){word}[\s-])(?-i:{_DOUBTFUL})(?![A-Za-z]){_EFFECT}"
-        for word in ("in", "by", "of", "since", "until", "from", "to", "late", "early", "mid", "last", "this", "next")
-    ),
+    # The word before stays, so that more of the date may follow.
+    rf"(?:{_BEFORE_MONTH}){_DOUBTFUL}(?![A-Za-z]){_EFFECT}",
 )
 
 DATES: Final = _all(*_DIGITS, *_CHINESE, *_ENGLISH)
