@@ -290,7 +290,7 @@ def _probed(settings: LLMSettings, registry: ModelRegistry) -> list[Check]:
     from qlib_llm_alpha.llm.gateway import Gateway
 
     endpoint = Gateway(
-        settings, registry, Budget(tokens=TOKENS), timeout_s=_DEADLINE_S, deadline_s=_DEADLINE_S, retries=1
+        settings, registry, Budget(tokens=TOKENS), timeout_s=_DEADLINE_S, deadline_s=_DEADLINE_S, retries=0
     )
     info = registry.get(settings.model, settings.base_url)
     return asyncio.run(_probe(endpoint, settings, info))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from qlib_llm_alpha.data.embedded.in_memory import market_panel
 from qlib_llm_alpha.data.embedded.simulate import Market, simulate
+from qlib_llm_alpha.documents.masking import Names, find_leaks
 from qlib_llm_alpha.engine.tiles import Column, TiledPanel
 from qlib_llm_alpha.errors import ConfigError
 from qlib_llm_alpha.evaluation.search_data import SearchData
@@ -111,6 +112,7 @@ def test_no_date_code_universe_or_exact_count_is_told(market: Market) -> None:
     shown = profile.text + json.dumps(profile.to_dict())
     assert not re.search(r"(19|20)\d\d|SH\d|SZ\d|csi|planted", shown)
     assert "about 50 instruments a day, about 500 trading days" in shown
+    assert find_leaks(profile.text, Names.of(instruments=searched(market).panel.instruments)) == []
     for number in re.findall(r"(?<![\w,(.])\d+(?:\.\d+)?(?=%)", profile.text):
         assert float(number) % 5 == 0 or float(number) < 10
 
