@@ -106,12 +106,12 @@ class GeneticProposer:
     batch : int
         Formulas of a generation.
     ancestors : sequence of Expression
-        Proposed first; the rest of the first generation is random.
+        Proposed first, but for those beyond the limits; the rest of the first generation is random.
     known : collection of str
         Ids of formulas that are never proposed, such as those of a library.
     operators, profile
         As for ``RandomFormulas``, of which the first generation and all new material are; the profile is by default
-        :func:`wide_profile`.
+        :func:`wide_profile`. Where no operators are named, signs may be turned too.
     limits : Limits
         How large a formula may be; by default within the rules of admission.
     breeding : Breeding
@@ -162,7 +162,8 @@ class GeneticProposer:
             RandomFormulas(fields, operators=operators, profile=profile, seed=one, limits=limits)
             for one in (seed, other)
         )
-        self._variations = _Variations(fields, profile.operators if operators is None else operators, material)
+        allowed = [*profile.operators, "Neg"] if operators is None else operators
+        self._variations = _Variations(fields, allowed, material)
         self._founders: dict[str, str] = {}
         self._generation = 0
         self._waiting: list[Candidate] = []
@@ -174,7 +175,7 @@ class GeneticProposer:
         ----------
         count : int
         history : sequence of Found
-            Everything scored so far. Only figures in it are looked at.
+            Everything scored so far, and all that is known of the data.
 
         Returns
         -------
@@ -431,7 +432,7 @@ class _Variations:
     def negated(self, root: Node, rng: np.random.Generator) -> Node | None:
         """Turn the sign of a part; turning that of the whole would change nothing but the direction."""
         parts = [part for part in parts_of(root) if part.path and part.varies and not part.truth]
-        if not parts:
+        if not parts or "Neg" not in self.operators:
             return None
         part = parts[int(rng.integers(len(parts)))]
         return replaced(root, part.path, Call("Neg", (part.node,)))

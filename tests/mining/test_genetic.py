@@ -237,6 +237,18 @@ def test_few_fields_and_operators_run_dry_without_an_error() -> None:
     assert len({one.candidate.expression.id for one in history}) == len(history)
 
 
+def test_fields_and_operators_are_those_that_were_given() -> None:
+    names = ["Div", "Mean", "Std", "Sub", "Corr"]
+    breeder = GeneticProposer(["$close", "$high", "$$eps_q", "$turn"], seed=4, operators=names, profile=SMALL, batch=25)
+    history: list[Found] = []
+    for number in range(4):
+        history += scored(breeder.propose(25, history), 1, number)
+    formulas = [one.candidate.expression for one in history]
+    assert {name for one in formulas for name in one.fields} == {"$close", "$high", "$$eps_q", "$turn"}
+    called = {getattr(part.node, "op", "P") for one in formulas for part in parts_of(one.root)}
+    assert called == {*names, "P"}
+
+
 def test_the_wide_profile_knows_operators_of_two_formulas() -> None:
     assert {"Corr", "Mean", "Div"} <= set(wide_profile().operators)
 
