@@ -23,6 +23,7 @@ ClientMode = Literal["live", "record", "replay"]
 EMBEDDED_AT_ONCE: Final = 64
 """Texts of one request for embeddings."""
 
+_MAYBE_CHARGED: Final = ("timeout", "malformed_reply")  # the server may have counted what we never saw
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -192,10 +193,12 @@ class Client:
     def close(self) -> None:
         """Close the gateway's connections; the journal stays open."""
         if self._loop is not None:
-            if self._gateway is not None:
-                self._loop.run(self._gateway.close())
-            self._loop.stop()
-            self._loop = None
+            try:
+                if self._gateway is not None:
+                    self._loop.run(self._gateway.close())
+            finally:
+                self._loop.stop()
+                self._loop = None
 
     def __enter__(self) -> Client:
         return self
@@ -257,7 +260,7 @@ class Client:
     def _lose(self, request: Request, error: LLMFailure) -> None:
         """Keep what a call cost that gave nothing to keep."""
         usage = error.usage if isinstance(error.usage, Usage) else None
-        if usage is not None:
+        if usage is not None or error.kind in _MAYBE_CHARGED:
             self._journal.spend(request, usage, error.kind)
         if self._audit is not None:
             audit_failure(self._audit, request, error.kind, usage, self._facts)

@@ -198,6 +198,17 @@ def test_when_one_fails_the_others_in_flight_are_kept_and_nothing_is_begun(journ
     assert len(later.asked) == 9
 
 
+@pytest.mark.parametrize(("kind", "calls"), [("timeout", 1), ("connection", 0)])
+def test_a_call_that_may_have_been_charged_counts_at_its_most(journal: Journal, kind: str, calls: int) -> None:
+    def fail(_: Request) -> Reply:
+        raise LLMFailure(kind, "nothing came")
+
+    with live(journal, FakeGateway(fail)) as client, pytest.raises(LLMFailure):
+        client.complete([request("0")])
+    spent = journal.spent()
+    assert [(one.calls, one.unmeasured, one.bound.answer) for one in spent.values()] == [(1, 1, 100)] * calls
+
+
 def test_further_failures_are_logged_and_the_first_is_raised(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
