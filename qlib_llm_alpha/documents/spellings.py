@@ -54,7 +54,7 @@ def _all(*patterns: str) -> tuple[re.Pattern[str], ...]:
 _DIGITS: Final = (
     # 2015-06-12, 2015/6/12, 2015.6.12, 2015年6月12日, each with a time of day
     rf"(?<![0-9]){_YEAR}(?P<mark>\s?[-/.]\s?){_MONTH}(?P=mark){_DAY}(?![0-9]){_CLOCK}",
-    rf"{_NEAR_YEAR}(?P<mark>[-/.]){_MM}(?P=mark){_DD}(?![0-9])",
+    rf"{_NEAR_YEAR}(?P<mark>[-/.]){_MONTH}(?P=mark){_DAY}(?![0-9])",
     rf"(?<![0-9]){_YEAR}\s?年\s?{_MONTH}\s?月\s?{_DAY}(?![0-9])(?:\s?[日号])?{_CLOCK}",
     # 2015年, 2009-2010年, 2015年6月, 2009 年度
     rf"(?<![0-9]){_YEAR}(?:[EAF]?{_TO}(?:{_YEAR}|[0-3][0-9]))*[EAF]?\s?年度?(?:\s?{_MONTH}\s?月份?)?",
@@ -75,7 +75,7 @@ _DIGITS: Final = (
     rf"(?<![0-9])(?:{_NEAR_YEAR}{_MM}{_DD}){{2,}}",
     rf"{_NEAR_YEAR}年(?!期)",
     # a bare year
-    rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFP]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
+    rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFPHQ]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
     # 2021Q3, 2021H1, 2021-W23, Q3 2021, 3Q21, Q3'21, FY2021, CY21, '21
     rf"(?<![0-9]){_YEAR}\s?[-_.年]?\s?[QqHhWw][0-9]{{1,2}}{_NO_MORE}",
     rf"(?<![0-9A-Za-z])(?:[1-4][QqHh]|[QqHh][1-4])\s?[-/,'’]?\s?(?:of\s)?(?:FY\s?)?{_YEAR}(?![0-9])[EAF]?",
