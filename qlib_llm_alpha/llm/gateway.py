@@ -12,21 +12,22 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from qlib_llm_alpha.errors import BudgetError, OfflineError, PrivacyError
-from qlib_llm_alpha.llm.budget import Budget, Reservation, prompt_bound, text_bound
+from qlib_llm_alpha.llm.budget import Budget, Reservation
 from qlib_llm_alpha.llm.dialect import Dialect
 from qlib_llm_alpha.llm.failures import failure
 from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
+from qlib_llm_alpha.llm.questions import Chat, Embedding, Question
 from qlib_llm_alpha.llm.request import Reply, Request, Usage
 from qlib_llm_alpha.llm.settings import LLMSettings, redact
 from qlib_llm_alpha.llm.transport_errors import Fault, fault, fault_of
-from qlib_llm_alpha.llm.wire import Heard, Vectors, hear_chat, hear_vectors
+from qlib_llm_alpha.llm.wire import Heard, Vectors
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -37,8 +38,7 @@ EMBEDDED_AT_ONCE: Final = 10
 
 _NO_KEY: Final = "none"  # the SDK wants one, servers on this machine do not
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T", bound="Heard | Vectors")
-_T_co = TypeVar("_T_co", bound="Heard | Vectors", covariant=True)
+_T = TypeVar("_T", Heard, Vectors)
 
 
 class Gateway:
@@ -111,7 +111,7 @@ class Gateway:
             No answer; with the usage of attempts that were counted.
         """
         info = self._permitted(request.model, private=request.private)
-        question = _Chat(request, self._dialects.get(request.model) or Dialect.of(info), info)
+        question = Chat(request, self._dialects.get(request.model) or Dialect.of(info), info)
         told = await self._ask(question, info)
         if question.dialect != self._dialects.get(request.model, Dialect.of(info)):
             _LOG.info("%s answers on rung %s of the ladder", request.model, question.dialect.mode)
@@ -147,7 +147,7 @@ class Gateway:
         """
         info = self._permitted(model, private=private)
         parts = [texts[at : at + EMBEDDED_AT_ONCE] for at in range(0, len(texts), EMBEDDED_AT_ONCE)]
-        asked = (self._ask(_Embedding(part, model), info) for part in parts)
+        asked = (self._ask(Embedding(part, model), info) for part in parts)
         vectors: list[list[float]] = []
         for told in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(told, BaseException):
@@ -159,8 +159,12 @@ class Gateway:
         return vectors
 
     def expect(self, model: str, answers_as: str) -> None:
-        """Say under which name the server answered for a model before, as a journal has it; another is a failure."""
-        self._answers_as[model] = answers_as
+        """Say under which name the server answered for a model before, as a journal has it; another is a failure.
+
+        An empty name, of a server that names none, says nothing.
+        """
+        if answers_as:
+            self._answers_as[model] = answers_as
 
     async def close(self) -> None:
         """Close the connections of the running event loop; a later question opens new ones."""
@@ -186,14 +190,15 @@ class Gateway:
             )
         return info
 
-    async def _ask(self, question: _Question[_T], info: ModelInfo) -> _Told[_T]:
+    async def _ask(self, question: Question[_T], info: ModelInfo) -> _Told[_T]:
         place = self._place()
         async with place.slots:
+            client = self._client(place)
             began = time.monotonic()
             usage, sent, failed = None, 0, 0
             while True:
                 left = self._deadline_s - (time.monotonic() - began)
-                outcome = await self._attempt(question, info, place, min(self._timeout_s, left))
+                outcome = await self._attempt(question, info, place, client, min(self._timeout_s, left))
                 sent += 1
                 usage = _sum(usage, outcome.usage)
                 if not isinstance(outcome, Fault):
@@ -209,22 +214,24 @@ class Gateway:
                     )
                 await self._pause(wait)
 
-    async def _attempt(self, question: _Question[_T], info: ModelInfo, place: _Place, seconds: float) -> _T | Fault:
+    async def _attempt(
+        self, question: Question[_T], info: ModelInfo, place: _Place, client: AsyncOpenAI, seconds: float
+    ) -> _T | Fault:
         """Send one HTTP request, with its worst case set aside meanwhile."""
         reservation = await self._reserve(question, info, place)
         outcome: _T | Fault | None = None
         try:
-            outcome = await self._send(question, place, seconds)
+            outcome = await self._send(question, client, seconds)
         finally:
-            # A cancelled attempt may have cost everything that was set aside.
             if isinstance(outcome, Fault) and outcome.free:
                 self._budget.release(reservation)
             else:
-                self._budget.settle(reservation, outcome.usage if outcome is not None else None)
+                # A cancelled attempt, which left no outcome, may have cost everything that was set aside.
+                self._budget.settle(reservation, None if outcome is None else outcome.usage)
             place.let_go()
         return outcome
 
-    async def _reserve(self, question: _Question[_T], info: ModelInfo, place: _Place) -> Reservation:
+    async def _reserve(self, question: Question[_T], info: ModelInfo, place: _Place) -> Reservation:
         """Set aside the worst case; while others hold theirs, wait for what they leave."""
         while True:
             try:
@@ -237,9 +244,8 @@ class Gateway:
                 place.held += 1
                 return reservation
 
-    async def _send(self, question: _Question[_T], place: _Place, seconds: float) -> _T | Fault:
-        body = question.body()
-        sending = asyncio.ensure_future(self._sent(question, body, place))
+    async def _send(self, question: Question[_T], client: AsyncOpenAI, seconds: float) -> _T | Fault:
+        sending = asyncio.ensure_future(question.post(client))
         try:
             await asyncio.wait((sending,), timeout=max(0.0, seconds))
             if not sending.done():
@@ -254,10 +260,21 @@ class Gateway:
             return question.answer_in(fault_of(error, (self._settings.key,)))
         return question.hear(self._clean(sending.result()))
 
-    async def _sent(self, question: _Question[_T], body: dict[str, Any], place: _Place) -> str:
+    def _client(self, place: _Place) -> AsyncOpenAI:
+        """Return the client of an event loop; a proxy or certificates that the SDK cannot use are a failure."""
+        words = ""
         if place.client is None:
-            place.client = self._new_client()
-        return await question.post(place.client, body)
+            try:
+                place.client = self._new_client()
+            except (ImportError, OSError, ValueError, RuntimeError) as error:
+                words = redact(f"{type(error).__name__}: {error}", (self._settings.key,))
+        if place.client is None:
+            raise failure(
+                "connection",
+                f"no client can be made ({words}); nothing was sent; mend the proxy and certificate variables of the "
+                "environment (HTTPS_PROXY, SSL_CERT_FILE)",
+            )
+        return place.client
 
     def _new_client(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -335,80 +352,6 @@ class _Told(Generic[_T]):
     usage: Usage
     attempts: int
     seconds: float
-
-
-class _Question(Protocol[_T_co]):
-    """What differs between a chat and an embedding."""
-
-    @property
-    def model(self) -> str: ...
-
-    def most_tokens(self) -> tuple[int, int]: ...
-
-    def body(self) -> dict[str, Any]: ...
-
-    async def post(self, client: AsyncOpenAI, body: dict[str, Any]) -> str: ...
-
-    def hear(self, raw: str) -> _T_co | Fault: ...
-
-    def answer_in(self, outcome: Fault) -> _T_co | Fault: ...
-
-    def adapts_to(self, outcome: Fault) -> bool: ...
-
-
-class _Chat:
-    def __init__(self, request: Request, dialect: Dialect, info: ModelInfo) -> None:
-        self.request, self.dialect, self._info = request, dialect, info
-        self.model = request.model
-
-    def most_tokens(self) -> tuple[int, int]:
-        return prompt_bound(self.request, self._info), self.request.max_tokens
-
-    def body(self) -> dict[str, Any]:
-        return self.dialect.body(self.request)
-
-    async def post(self, client: AsyncOpenAI, body: dict[str, Any]) -> str:
-        reply = await client.chat.completions.with_raw_response.create(**body)
-        text: str = reply.http_response.text
-        return text
-
-    def hear(self, raw: str) -> Heard | Fault:
-        return hear_chat(raw)
-
-    def answer_in(self, outcome: Fault) -> Heard | Fault:
-        """Take a provider's filter that speaks by status 400 as the answer that it is: the same text meets it again."""
-        return Heard("", "content_filter", Usage(), "", "") if outcome.kind == "filtered" else outcome
-
-    def adapts_to(self, outcome: Fault) -> bool:
-        changed = self.dialect.after(outcome.status, outcome.said)
-        self.dialect = changed or self.dialect
-        return changed is not None
-
-
-class _Embedding:
-    def __init__(self, texts: Sequence[str], model: str) -> None:
-        self.texts, self.model = list(texts), model
-
-    def most_tokens(self) -> tuple[int, int]:
-        return sum(map(text_bound, self.texts)), 0
-
-    def body(self) -> dict[str, Any]:
-        # Said outright, since the SDK would ask for base64, which not every server knows.
-        return {"model": self.model, "input": self.texts, "encoding_format": "float"}
-
-    async def post(self, client: AsyncOpenAI, body: dict[str, Any]) -> str:
-        reply = await client.embeddings.with_raw_response.create(**body)
-        text: str = reply.http_response.text
-        return text
-
-    def hear(self, raw: str) -> Vectors | Fault:
-        return hear_vectors(raw, len(self.texts))
-
-    def answer_in(self, outcome: Fault) -> Vectors | Fault:
-        return outcome
-
-    def adapts_to(self, outcome: Fault) -> bool:
-        return False
 
 
 def _sum(one: Usage | None, two: Usage | None) -> Usage | None:

@@ -95,7 +95,9 @@ def _refused(status: int, said: str, headers: Mapping[str, str]) -> Fault:
         return Fault("connection", f"{brief}; the server points to {to}; set OPENAI_BASE_URL", status, said, free=True)
     kind, hint = _kind_of_status(status, said)
     again = KINDS[kind].retryable
-    return Fault(kind, brief + hint, status, said, _retry_after(headers) if again else None, free=True, again=again)
+    wait = _retry_after(headers) if again else None
+    # What ran into a limit of time was worked on, and some providers bill that.
+    return Fault(kind, brief + hint, status, said, wait, free=kind != "timeout", again=again)
 
 
 def _kind_of_status(status: int, said: str) -> tuple[str, str]:

@@ -222,6 +222,19 @@ def test_a_proxy_of_the_environment_is_not_between_us_and_this_machine(
     assert reply.text == GOOD
 
 
+@pytest.mark.parametrize(("name", "value"), [("SSL_CERT_FILE", "no-such-file.pem"), ("HTTPS_PROXY", "odd://proxy")])
+def test_an_environment_that_the_sdk_cannot_use_is_one_failure(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    budget = Budget()
+    nowhere = closed_url().replace("http:", "https:")
+    found = failed(gateway(nowhere, budget, retries=0), question())
+    assert found.kind == "connection"
+    assert name in found.detail
+    assert budget.spent.tokens == 0
+
+
 def test_tokens_of_attempts_that_failed_are_kept(stub: StubServer) -> None:
     budget = Budget()
     found = failed(gateway(stub.url, budget, retries=2), question("fault-choices-empty"))
@@ -327,6 +340,7 @@ def test_another_model_than_before_is_a_failure_with_its_usage(stub: StubServer)
 
 def test_a_model_known_from_an_earlier_session_must_answer_again(stub: StubServer) -> None:
     endpoint = gateway(stub.url)
+    endpoint.expect("good", "")
     endpoint.expect("good", "good-2024")
     assert failed(endpoint, question()).kind == "model_changed"
 
