@@ -55,3 +55,10 @@ def test_no_label_is_read() -> None:
     )
     formula = parse("$close/Ref($close,150)-1")
     assert ComputedValues(data_of(panel))([formula]) == ComputedValues(other)([formula])
+
+
+def test_what_cannot_be_computed_is_a_problem_and_no_crash() -> None:
+    (problem,) = ComputedValues(data_of(market()))([parse("$vwap/$close")])
+    assert problem is not None
+    assert problem[0] == "failed"
+    assert "$vwap" in problem[1]
