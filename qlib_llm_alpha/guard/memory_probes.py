@@ -244,7 +244,7 @@ def score_recall(
         p = max(exact, _permutation_p(said[given], truth[given], seed, draws))
     words = (
         f"asked by day and name only, {model or 'the model'} answered {answered} of {asked} questions, {right} of them "
-        f"right (p {p:.4f})"
+        f"right ({_p_words(p)})"
     )
     if p < LEVEL:
         return ProbeFinding("recall", model, "memory", share, p, counts, f"{words}: it remembers")
@@ -291,11 +291,11 @@ def score_false_days(real: Answers, false: Answers, *, model: str = "") -> Probe
     words = f"it answered {shares[0]:.0%} of {pairs} days that were and {shares[1]:.0%} of days that cannot be known"
     verdict: Verdict = "clean"
     if p < LEVEL:
-        verdict, words = "claims", f"{words} (p {p:.4f}): it claims to know the days that were"
+        verdict, words = "claims", f"{words} ({_p_words(p)}): it claims to know the days that were"
     elif shares[1] >= 0.5:
         verdict, words = "guessing", f"{words}: it guesses, and its answers claim nothing"
     else:
-        words = f"{words} (p {p:.4f}): it claims no more of the days that were"
+        words = f"{words} ({_p_words(p)}): it claims no more of the days that were"
     return ProbeFinding("false_day", model, verdict, shares[0] - shares[1], p, counts, words)
 
 
@@ -359,7 +359,7 @@ def score_unmoved(
     kept = correlation >= SAME_ORDER or not isfinite(correlation)
     what = "under other names and days" if probe == "renamed" else "when figures change by 0.1 to 1 percent"
     order = f"rank correlation {correlation:.2f}, " if isfinite(correlation) else ""
-    words = f"{what}, {pairs} answers move by {counts['mean_move']:.3f} on average ({order}p {p:.4f})"
+    words = f"{what}, {pairs} answers move by {counts['mean_move']:.3f} on average ({order}{_p_words(p)})"
     if p < LEVEL and not kept and counts["mean_move"] >= MATERIAL:
         key = "names and days" if probe == "renamed" else "exact figures"
         return ProbeFinding(probe, model, "memory", correlation, p, counts, f"{words}: {key} are its key to something")
@@ -392,7 +392,7 @@ def score_flips(
     mean, p = float(moved.mean()), _turning_p(moved, seed, draws)
     words = (
         f"when facts are turned into their opposite, {counts['changed_sides']} of {pairs} answers change sides, and "
-        f"they move by {mean:.3f} on average (p {p:.4f})"
+        f"they move by {mean:.3f} on average ({_p_words(p)})"
     )
     if p < LEVEL and mean >= MATERIAL:
         return ProbeFinding("flips", model, "clean", mean, p, counts, f"{words}: it reads what it is given")
@@ -457,6 +457,10 @@ def _rank_correlation(one: Array, other: Array) -> float:
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return nan
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+
+
+def _p_words(p: float) -> str:
+    return f"p {p:.4f}" if p >= 0.0001 else "p below 0.0001"
 
 
 def _not_applicable(probe: str, model: str, counts: Mapping[str, float], why: str) -> ProbeFinding:

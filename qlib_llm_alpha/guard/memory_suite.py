@@ -38,7 +38,7 @@ _BADGES: Final = {
     "jitter": "KEYED ON FIGURES",
     "flips": "DOES NOT READ",
 }
-_SEED_NOTE: Final = "A probe that finds nothing proves no absence; it has asked these questions only."
+_NOTE: Final = "A probe that finds nothing proves no absence; it has asked these questions only."
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class MemoryReport:
             lines.extend(indent + line for line in text[1:])
         if self.probes:
             asked = f"{self.calls} questions, {self.failed} of them failed, {self.replayed} answers replayed"
-            lines += ["-" * width, f"{asked}; seed {self.seed}. {_SEED_NOTE}"]
+            lines += ["-" * width, *textwrap.wrap(f"{asked}; seed {self.seed}. {_NOTE}", width)]
         return "\n".join([*lines, "", self.badge])
 
 
