@@ -158,14 +158,6 @@ class Gateway:
             raise failure("malformed_reply", f"vectors of {model!r} differ in length; expected one; check the server")
         return vectors
 
-    def expect(self, model: str, answers_as: str) -> None:
-        """Say under which name the server answered for a model before, as a journal has it; another is a failure.
-
-        An empty name, of a server that names none, says nothing.
-        """
-        if answers_as:
-            self._answers_as[model] = answers_as
-
     async def close(self) -> None:
         """Close the connections of the running event loop; a later question opens new ones."""
         place = self._places.pop(asyncio.get_running_loop(), None)
@@ -196,16 +188,23 @@ class Gateway:
             client = self._client(place)
             began = time.monotonic()
             usage, sent, failed = None, 0, 0
+            last: Fault | None = None
             while True:
                 left = self._deadline_s - (time.monotonic() - began)
-                outcome = await self._attempt(question, info, place, client, min(self._timeout_s, left))
-                sent += 1
+                try:
+                    outcome = await self._attempt(question, info, place, client, min(self._timeout_s, left))
+                    sent += 1
+                except BudgetError as error:
+                    if last is None or (last.free and usage is None):
+                        raise
+                    # What earlier attempts cost must reach the journal, or a resumed session forgets it.
+                    outcome = Fault(last.kind, f"{last.detail}; no other attempt: {error}")
                 usage = _sum(usage, outcome.usage)
                 if not isinstance(outcome, Fault):
                     return _Told(outcome, usage or Usage(), sent, time.monotonic() - began)
                 if question.adapts_to(outcome):
                     continue
-                failed += 1
+                failed, last = failed + 1, outcome
                 left = self._deadline_s - (time.monotonic() - began)
                 wait = self._wait(outcome, failed, left)
                 if isinstance(wait, Fault):

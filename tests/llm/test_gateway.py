@@ -264,6 +264,18 @@ def test_the_budget_stops_before_the_call_that_would_pass_it(stub: StubServer) -
     assert stub.hits == 1
 
 
+def test_a_budget_that_ends_between_attempts_keeps_what_they_cost(stub: StubServer) -> None:
+    one_call = prompt_bound(question(), ModelInfo("any")) + 50
+    budget = Budget(tokens=one_call + 10)
+    found = failed(gateway(stub.url, budget), question("fault-choices-empty"))
+    assert found.kind == "malformed_reply"
+    assert "raise the budget" in found.detail
+    assert "1 sent" in found.detail
+    assert isinstance(found.usage, Usage)
+    assert (found.usage.prompt or 0) + (found.usage.answer or 0) == budget.spent.tokens > 0
+    assert stub.hits == 1
+
+
 def test_calls_at_once_wait_for_what_others_leave_of_the_budget(stub: StubServer) -> None:
     one_call = prompt_bound(question(), ModelInfo("any")) + 50
     # Five calls that take some sixty tokens each, while the worst case of two does not fit in.
@@ -336,13 +348,6 @@ def test_another_model_than_before_is_a_failure_with_its_usage(stub: StubServer)
     assert isinstance(raised.value.usage, Usage)
     assert raised.value.usage.prompt is not None
     assert "another-model-than-before" in raised.value.detail
-
-
-def test_a_model_known_from_an_earlier_session_must_answer_again(stub: StubServer) -> None:
-    endpoint = gateway(stub.url)
-    endpoint.expect("good", "")
-    endpoint.expect("good", "good-2024")
-    assert failed(endpoint, question()).kind == "model_changed"
 
 
 def test_a_filter_that_speaks_by_status_is_an_answer(stub: StubServer) -> None:
