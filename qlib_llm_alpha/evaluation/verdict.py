@@ -25,6 +25,10 @@ REASONS: Final[dict[str, str]] = {
     "chance": "the best of so many candidates reaches its t by chance",
     "correlated": "it ranks instruments as an admitted factor does",
     "unstable": "its past values change when the future does",
+    "not_shortlisted": "others of the search did better on explore",
+    "unsupported": "no quote of it stands in the document it names",
+    "no_answer": "the model gave no answer that could be used",
+    "vetoed": "a person ruled it out",
 }
 """Reason code of a rejection, and what it means. A reason of the factor language may stand there too."""
 

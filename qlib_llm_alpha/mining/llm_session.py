@@ -252,7 +252,8 @@ def run_with_model(
                 "note": f"answers of {client.model}",
             }
             with Journal(out / JOURNAL) as journal:
-                Recording.write(out / RECORDING, journal, client.used_keys, header)
+                # Of all runs of the session: a finished step asks for nothing again.
+                Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
         return replace(session, notes=_notes(proposer, documents, plan))
 
 
@@ -310,13 +311,13 @@ def cost_usd(info: ModelInfo, usage: Usage) -> float | None:
 def _budget(plan: ModelPlan, journal: Journal, registry: ModelRegistry, base_url: str) -> Budget:
     """Return what is left of the budget after all runs of this session."""
     spent = journal.spent()
-    costs = [cost_usd(registry.get(model, base_url), one.usage) for model, one in spent.items()]
+    costs = [cost_usd(registry.get(model, base_url), one.bound) for model, one in spent.items()]
     known = [cost for cost in costs if cost is not None]
     return Budget(
         usd=plan.budget_usd,
         tokens=plan.budget_tokens,
         spent_usd=sum(known) if len(known) == len(costs) else None,
-        spent_tokens=sum((one.usage.prompt or 0) + (one.usage.answer or 0) for one in spent.values()),
+        spent_tokens=sum((one.bound.prompt or 0) + (one.bound.answer or 0) for one in spent.values()),
     )
 
 

@@ -34,7 +34,7 @@ def verify(folder: Path) -> list[AuditFault]:
         The folder holds no trail, or its journal cannot be read.
     """
     library = folder / LIBRARY
-    named = load_factor_set(library).id if library.exists() else None
+    named = load_factor_set(library).id if library.exists() else ""
     with ExitStack() as stack:
         view = None
         if (folder / DOCUMENTS).exists():

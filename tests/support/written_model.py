@@ -49,7 +49,7 @@ class WrittenGateway:
         # Four characters a token, as an estimate: nothing was counted, since no model was asked.
         return Reply(text, "stop", Usage(shown // 4, len(text) // 4), MODEL, "json_schema")
 
-    async def embed(self, texts: Sequence[str], model: str) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
         raise NotImplementedError("nothing was written about embeddings")
 
     async def close(self) -> None:
