@@ -69,13 +69,15 @@ _DIGITS: Final = (
     rf"(?<![0-9/.]){_DAY}[-/.]{_DAY}[-/.]{_YEAR}(?![0-9])",
     rf"(?<![0-9/.]){_DAY}/{_DAY}/[0-9]{{2}}(?![0-9/])",
     # run together by a reader of tables: 20082009E2010E, 2008Q12008Q2, 2008033120090331, a page's number before a year
-    rf"(?<![0-9])(?<![0-9][.,])(?:{_NEAR_YEAR}[EAFP]?){{2,}}",
-    rf"(?:{_NEAR_YEAR}[QH][1-4]){{2,}}",
+    rf"(?<![0-9])(?<![0-9][.,])(?:{_NEAR_YEAR}[EAFPHNZe]?){{2,}}",
+    rf"(?:{_NEAR_YEAR}[QH][1-4]){{2,}}|{_NEAR_YEAR}[QH][1-4](?={_NEAR_YEAR})",
+    rf"(?:[1-4][QH](?:{_NEAR_YEAR}|{_YY})[EA]?){{2,}}",
+    rf"{_UNCOUNTED}{_NEAR_YEAR}[EA]?(?=EPS|PE|PB|PS|ROE|YoY|QoQ|GDP|CPI)",
     rf"(?<![0-9A-Za-z])(?:[QH][1-4]{_NEAR_YEAR}){{2,}}",
     rf"(?<![0-9])(?:{_NEAR_YEAR}{_MM}{_DD}){{2,}}",
     rf"{_NEAR_YEAR}年(?!期)",
     # a bare year
-    rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFPHQ]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
+    rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFPHQe]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
     # 2021Q3, 2021H1, 2021-W23, Q3 2021, 3Q21, Q3'21, FY2021, CY21, '21
     rf"(?<![0-9]){_YEAR}\s?[-_.年]?\s?[QqHhWw][0-9]{{1,2}}{_NO_MORE}",
     rf"(?<![0-9A-Za-z])(?:[1-4][QqHh]|[QqHh][1-4])\s?[-/,'’]?\s?(?:of\s)?(?:FY\s?)?{_YEAR}(?![0-9])[EAF]?",
@@ -87,6 +89,7 @@ _DIGITS: Final = (
 )
 
 _CHINESE: Final = (
+    rf"(?<![0-9]){_MONTH}\s?月\s?{_DAY}\s?[日号]",
     # 6月12日, 6月, 1-10月; a number of months is 6个月
     rf"(?<![0-9.]){_NO_LENGTH}(?:{_MONTH}{_TO})?{_MONTH}\s?月份?(?![均线频滚内期]|以){_EFFECT}(?:\s?{_DAY}\s?[日号])?",
     rf"(?<![一二三四五六七八九十个每近前后]){_ZH_MONTH}月份?(?![均线频滚内期]|以){_EFFECT}(?:{_ZH_DAY}[日号])?",
