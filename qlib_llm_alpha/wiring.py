@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.llm.diagnosis import Diagnosis
     from qlib_llm_alpha.mining.compare import Comparison
     from qlib_llm_alpha.mining.exploring import Feedback
+    from qlib_llm_alpha.mining.transcript import Port
 
 
 def import_market_data(
@@ -195,6 +196,17 @@ def mine_factors(
     from qlib_llm_alpha.evaluation.ledger import TrialLedger
 
     run_mining(_mining_request(provider, universe, **asked), out, TrialLedger(ledger), resume=resume, progress=progress)
+
+
+def chat(
+    provider: Path, universe: str, *, out: Path, ledger: Path, port: Port, resume: bool = False, **asked: Any
+) -> None:
+    """Let a person and a model work an idea out, judge what they arrive at, and write the session's folder."""
+    from qlib_llm_alpha.data.mined import run_mining
+    from qlib_llm_alpha.evaluation.ledger import TrialLedger
+
+    request = _mining_request(provider, universe, proposer="chat", **asked)
+    run_mining(request, out, TrialLedger(ledger), resume=resume, port=port)
 
 
 def compare_proposers(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qlib_llm_alpha.cli.chat import Keyboard
 from qlib_llm_alpha.cli.progress import progress_bar
 from qlib_llm_alpha.errors import ConfigError
 
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     if len(proposers) > 1:
         raise ConfigError(f"--proposer was given {len(proposers)} times; expected one; `mine compare` takes several")
     if args.chat:
-        wiring.chat(args.provider, args.universe, out=args.out, **given)
+        wiring.chat(args.provider, args.universe, out=args.out, port=Keyboard(), **given)
     else:
         with progress_bar("formula") as progress:
             wiring.mine_factors(

@@ -33,12 +33,14 @@ from qlib_llm_alpha.mining.candidates import (
     listed_candidates,
     random_candidates,
 )
+from qlib_llm_alpha.mining.chat_session import chat_with_model
 from qlib_llm_alpha.mining.compare import NO_FEEDBACK, Comparison, Cost, Entry, compare
 from qlib_llm_alpha.mining.exploring import Feedback, Proposer
 from qlib_llm_alpha.mining.genetic import GeneticProposer
 from qlib_llm_alpha.mining.llm_session import ModelPlan, cost_of, recording_of, run_with_model
 from qlib_llm_alpha.mining.search import search
 from qlib_llm_alpha.mining.session import LIBRARY, PLAN, Session, begin, free_folder, mine, read_tune, write_whole
+from qlib_llm_alpha.mining.transcript import Port
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class MiningRequest:
     start, end : str
         The search segment.
     label : str
-    proposer : {"random", "genetic", "llm"}
+    proposer : {"random", "genetic", "llm", "chat"}
     trials, shortlist, feedback, alpha, seed
         As for :func:`~qlib_llm_alpha.mining.search.search`.
     formulas : tuple of str
@@ -167,6 +169,7 @@ def run_mining(
     *,
     resume: bool = False,
     gateway: AnswersRequests | None = None,
+    port: Port | None = None,
     progress: Progress | None = None,
 ) -> FactorSet | None:
     """Run a session and write its folder, or go on with one; return the library, None when nothing was admitted.
@@ -180,6 +183,8 @@ def run_mining(
     resume : bool
     gateway : AnswersRequests, optional
         Asked instead of the endpoint that the environment names.
+    port : Port, optional
+        Where the person is, for the proposer ``chat``.
     progress : callable, optional
 
     Raises
@@ -196,7 +201,7 @@ def run_mining(
     whole = begin(out, plan, resume=resume)
     if whole and (ledger is None or ledger.count(run=out.name)):
         return _library_of(out) if (out / LIBRARY).exists() else None
-    session = _session(request, ground, given, out, ledger, progress, gateway=gateway)
+    session = _session(request, ground, given, out, ledger, progress, gateway=gateway, port=port)
     if request.tune is not None and session.admission.admitted:
         session = _with_tune(request, session, out, ledger)
     if not whole:
@@ -324,7 +329,7 @@ def _plan(request: MiningRequest, ground: Ground) -> dict[str, Any]:
         "known": [formula.id for formula in ground.known],
         "extends": None if ground.before is None else ground.before.id,
     }
-    return {**plan, "model": request.model.to_dict()} if request.proposer == "llm" else plan
+    return {**plan, "model": request.model.to_dict()} if request.proposer in ("llm", "chat") else plan
 
 
 def _session(
@@ -337,6 +342,7 @@ def _session(
     *,
     split: bool = False,
     gateway: AnswersRequests | None = None,
+    port: Port | None = None,
 ) -> Session:
     rules = Rules(alpha=request.alpha)
     judging: dict[str, Any] = {
@@ -354,7 +360,24 @@ def _session(
         proposed = random_candidates(request.trials, ground.fields, seed=request.seed, known=taken)
         return replace(mine([*given, *proposed], ground.data, **judging), before=ground.before)
     exploring: dict[str, Any] = {"trials": request.trials, "shortlist": request.shortlist, "feedback": request.feedback}
-    if request.proposer == "llm":
+    if request.proposer == "chat":
+        if port is None:
+            raise ConfigError(
+                "a chat was asked for without a person; expected a port; use `qlib-llm-alpha mine --chat`"
+            )
+        del exploring["feedback"]
+        session = chat_with_model(
+            request.model,
+            ground.data,
+            out,
+            port,
+            fields=ground.fields,
+            data_fingerprint=ground.fingerprint,
+            gateway=gateway,
+            **exploring,
+            **judging,
+        )
+    elif request.proposer == "llm":
         session = run_with_model(
             request.model,
             ground.data,
