@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 MOST_PAGES: Final = 2000
 SMALLEST: Final = 1.0
 """Points; smaller letters are not read by people."""
+DEEPEST: Final = 8
+"""Forms within forms that are looked into."""
 WHITE: Final = 0.96
 """From here on a colour is the paper's."""
 
@@ -32,7 +34,7 @@ def pdf_text(data: bytes, name: str) -> str:
     """Return the text of a PDF, pages apart by an empty line.
 
     Left out is what the page does not show: text drawn invisibly, in white, smaller than a point or outside the page.
-    White letters on a dark ground are lost with it. Forms drawn into a page are read as they are.
+    White letters on a dark ground are lost with it.
 
     Parameters
     ----------
@@ -132,30 +134,67 @@ def _drop_unseen(page: PageObject, reader: PdfReader) -> int:
     if contents is None:
         return 0
     stream = ContentStream(contents, reader)
-    box = tuple(float(edge) for edge in page.mediabox)
-    kept = _shown(stream, (box[0], box[1], box[2], box[3]))
-    dropped = sum(one in _DRAWS for _, one in stream.operations) - sum(one in _DRAWS for _, one in kept)
-    if dropped:
-        stream.operations = kept
+    left, bottom, right, top = (float(edge) for edge in page.mediabox)
+    sieve = _Sieve(reader, (left, bottom, right, top))
+    stream.operations = sieve.shown(stream, page.get("/Resources"), _Pen())
+    if sieve.dropped:
         page[NameObject("/Contents")] = stream
-    return dropped
+    return sieve.dropped
 
 
-def _shown(stream: ContentStream, box: tuple[float, float, float, float]) -> list[tuple[Any, bytes]]:
-    pen, stack = _Pen(), []
-    kept: list[tuple[Any, bytes]] = []
-    for operands, operator in stream.operations:
-        if operator == b"q":
-            stack.append(pen)
-        elif operator == b"Q":
-            pen = stack.pop() if stack else pen
-        else:
-            pen = _moved(pen, operator, operands)
-        if operator not in _DRAWS or pen.shows(box):
-            kept.append((operands, operator))
-        elif operator in (b"'", b'"'):
-            kept.append(([], b"T*"))
-    return kept
+class _Sieve:
+    """Takes what does not show out of a page, and out of the forms that are drawn into it."""
+
+    def __init__(self, reader: PdfReader, box: tuple[float, float, float, float]) -> None:
+        self.dropped = 0
+        self._reader = reader
+        self._box = box
+        self._depth = 0
+
+    def shown(self, stream: ContentStream, resources: Any, pen: _Pen) -> list[tuple[Any, bytes]]:
+        stack: list[_Pen] = []
+        kept: list[tuple[Any, bytes]] = []
+        for operands, operator in stream.operations:
+            if operator == b"q":
+                stack.append(pen)
+            elif operator == b"Q":
+                pen = stack.pop() if stack else pen
+            elif operator == b"Do" and operands:
+                self._form(operands[0], resources, pen)
+            else:
+                pen = _moved(pen, operator, operands)
+            if operator not in _DRAWS or pen.shows(self._box):
+                kept.append((operands, operator))
+                continue
+            self.dropped += 1
+            if operator in (b"'", b'"'):
+                kept.append(([], b"T*"))
+        return kept
+
+    def _form(self, name: Any, resources: Any, pen: _Pen) -> None:
+        from pypdf.generic import ContentStream, DecodedStreamObject, NameObject
+
+        forms = _entry(_entry(resources, ""), "/XObject")
+        form = _entry(forms, name)
+        if form is None or form.get("/Subtype") != "/Form" or self._depth >= DEEPEST:
+            return
+        matrix = tuple(float(one) for one in form.get("/Matrix", _SAME))
+        stream, before = ContentStream(form, self._reader), self.dropped
+        self._depth += 1
+        stream.operations = self.shown(
+            stream, form.get("/Resources", resources), replace(pen, page=_product(_matrix(matrix), pen.page))
+        )
+        self._depth -= 1
+        if self.dropped > before:
+            cleaned = DecodedStreamObject()
+            cleaned.update({key: form[key] for key in form if key not in ("/Filter", "/DecodeParms", "/Length")})
+            cleaned.set_data(stream.get_data())
+            forms[NameObject(name)] = cleaned
+
+
+def _entry(holder: Any, key: str) -> Any:
+    found = holder if not key or holder is None else holder.get(key)
+    return None if found is None else found.get_object()
 
 
 def _moved(pen: _Pen, operator: bytes, operands: Any) -> _Pen:

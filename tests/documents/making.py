@@ -19,8 +19,8 @@ def written(text: str, source: str = "a source", at: datetime = NOON, **stated: 
     return Document.of(text, source=source, published=at, ingested_at=day(1000), **stated)  # type: ignore[arg-type]
 
 
-def made_pdf(*contents: str, encrypt: bool = False) -> bytes:
-    """A PDF written by hand, a page for each content stream, with Helvetica as /F1."""
+def made_pdf(*contents: str, encrypt: bool = False, form: str = "") -> bytes:
+    """A PDF written by hand, a page for each content stream, with Helvetica as /F1 and a form as /X1."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(contents)))
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
@@ -29,10 +29,15 @@ def made_pdf(*contents: str, encrypt: bool = False) -> bytes:
     ]
     for number, content in enumerate(contents):
         objects.append(
-            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> "
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> "
+            f"/XObject << /X1 {4 + 2 * len(contents)} 0 R >> >> "
             f"/Contents {5 + 2 * number} 0 R >>"
         )
         objects.append(f"<< /Length {len(content)} >>\nstream\n{content}\nendstream")
+    objects.append(
+        "<< /Type /XObject /Subtype /Form /BBox [0 0 612 792] /Resources << /Font << /F1 3 0 R >> >> "
+        f"/Length {len(form)} >>\nstream\n{form}\nendstream"
+    )
     if encrypt:
         zeros = "0" * 64
         objects.append(f"<< /Filter /Standard /V 1 /R 2 /Length 40 /P -4 /O <{zeros}> /U <{zeros}> >>")

@@ -158,6 +158,14 @@ def test_what_a_pdf_does_not_show_is_dropped(tmp_path: Path, drawn: str, caplog:
     assert "1 pieces" in caplog.text
 
 
+def test_what_a_form_inside_a_pdf_does_not_show_is_dropped_too(tmp_path: Path) -> None:
+    form = "BT /F1 12 Tf 72 300 Td (In a form.) Tj 1 g 0 -20 Td (SECRET) Tj ET"
+    document = read(tmp_path, "a.pdf", made_pdf(f"{page('Seen.')}\n/X1 Do", form=form))
+    assert document.text.split("\n") == ["Seen.", "In a form."]
+    document = read(tmp_path, "b.pdf", made_pdf(f"{page('Seen.')}\nq 1 g /X1 Do Q", form=form))
+    assert document.text == "Seen."
+
+
 def test_black_text_after_white_is_seen_again(tmp_path: Path) -> None:
     drawn = "q 1 g BT /F1 12 Tf 72 500 Td (SECRET) Tj ET Q 0 g BT /F1 12 Tf 72 400 Td (Seen.) Tj 0 -20 Td (More.) Tj ET"
     assert read(tmp_path, "a.pdf", made_pdf(drawn)).text == "Seen.\nMore."

@@ -15,7 +15,7 @@ from qlib_llm_alpha.documents.document import Document
 from qlib_llm_alpha.documents.masking import Names, find_leaks, mask
 from qlib_llm_alpha.documents.store import DocumentStore
 
-DATA = Path(os.environ.get("QLIB_LLM_ALPHA_REAL_DATA", "../shared/data"))
+DATA = Path(os.environ.get("QLIB_LLM_ALPHA_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 REPORTS = DATA / "text" / "cn_research_reports_2009.parquet"
 INSTRUMENTS = DATA / "cn" / "instrument_info.parquet"
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
