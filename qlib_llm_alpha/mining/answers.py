@@ -19,7 +19,7 @@ Category: TypeAlias = Literal[
     "quality",
     "growth",
     "technical",
-    "macro",
+    "macro_economics",
 ]
 
 CATEGORIES: Final[dict[Category, str]] = {
@@ -31,7 +31,7 @@ CATEGORIES: Final[dict[Category, str]] = {
     "quality": "how soundly and efficiently the business is run",
     "growth": "accounts that expand",
     "technical": "patterns of price and volume on a chart",
-    "macro": "series of the whole economy",
+    "macro_economics": "series of the whole economy",
 }
 """The nine categories of the paper and what each is about."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from qlib_llm_alpha.chain import Chain
+from qlib_llm_alpha.chain import Chain, Head
 from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.llm.audit import CandidateRow, audit_candidates, audit_session
@@ -21,7 +21,7 @@ from qlib_llm_alpha.mining.blind import Blind
 from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
 from qlib_llm_alpha.mining.drafts import InnerLoop
 from qlib_llm_alpha.mining.exploring import cut
-from qlib_llm_alpha.mining.llm_session import AUDIT, JOURNAL, RECORDING, ModelPlan, open_client
+from qlib_llm_alpha.mining.llm_session import AUDIT, JOURNAL, RECORDING, ModelPlan, listed_names, open_client
 from qlib_llm_alpha.mining.market_profile import market_profile
 from qlib_llm_alpha.mining.session import Session
 from qlib_llm_alpha.mining.transcript import Port, Transcript
@@ -74,8 +74,7 @@ def chat_with_model(
         The model cannot be asked; everything that was said is kept.
     """
     first, last = cut(data, threads=threads)
-    names = () if plan.names is None else plan.names.read_text(encoding="utf-8").splitlines()
-    blind = Blind(Names.of(instruments=data.panel.instruments, companies=names), blind=plan.blind)
+    blind = Blind(Names.of(instruments=data.panel.instruments, companies=listed_names(plan.names)), blind=plan.blind)
     rules = searching.get("rules")
     with open_client(plan, out, gateway=gateway) as client:
         source = plan.recording_folder() / TRANSCRIPT if client.mode == "replay" else None
@@ -89,7 +88,7 @@ def chat_with_model(
             known=searching.get("library", ()),
         )
         session = hold_chat(chat, first, last, seed=seed, threads=threads, **searching)
-        _audit(Chain(out / AUDIT), session, chat, plan, data_fingerprint)
+        head = _audit(Chain(out / AUDIT), session, chat, plan, data_fingerprint)
         if client.mode == "record":
             header = {
                 "model": client.model,
@@ -98,12 +97,12 @@ def chat_with_model(
                 "note": f"answers of {client.model} to a person; what the person said is in {TRANSCRIPT}",
             }
             with Journal(out / JOURNAL) as journal:
-                Recording.write(out / RECORDING, journal, client.used_keys, header)
+                Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
     vetoes = f"Ruled out by the person: {chat.vetoes.text}."
-    return replace(session, notes=(f"Arrived at by a person and {client.model} in {TRANSCRIPT}. {vetoes}",))
+    return replace(session, notes=(f"Arrived at by a person and {client.model} in {TRANSCRIPT}. {vetoes}",), audit=head)
 
 
-def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, data: str) -> None:
+def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, data: str) -> Head:
     """Write a row for every formula that was proposed, and one for the session."""
     judged = {one.id: one.verdict for one in session.admission.judged}
     rows = []
@@ -127,4 +126,4 @@ def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, 
     audit_candidates(trail, rows)
     settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
     found = session.factor_set
-    audit_session(trail, data=data, settings=settings, library="" if found is None else found.id)
+    return audit_session(trail, data=data, settings=settings, library="" if found is None else found.id)

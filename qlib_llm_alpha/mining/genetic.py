@@ -30,7 +30,7 @@ from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.exploring import Found
 from qlib_llm_alpha.mining.profile import Profile
 from qlib_llm_alpha.mining.random_formulas import Kind, RandomFormulas
-from qlib_llm_alpha.mining.tree_units import Part, parts_of, replaced
+from qlib_llm_alpha.mining.tree_units import Part, adjustment_matters, parts_of, replaced, unit_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -226,9 +226,9 @@ class GeneticProposer:
             return None  # too large, or fields that cancel: another attempt
 
     def _accepted(self, formula: Expression) -> bool:
-        """Say whether a formula is small enough and neither it nor its negative was there, and remember it."""
+        """Say whether a formula is fit to be tried and neither it nor its negative was there, and remember it."""
         # The checks count the numbers of the last operator only when there is something after them.
-        if formula.nodes > self._limits.nodes or "$" not in formula.canonical:
+        if formula.nodes > self._limits.nodes or "$" not in formula.canonical or adjustment_matters(formula.root):
             return False
         opposite = identity(canonical_text(lower(Call("Neg", (formula.root,)))))
         if formula.id in self._known or opposite in self._known:
@@ -314,7 +314,7 @@ class _Variations:
         self.by_unit: dict[Kind, list[str]] = defaultdict(list)
         for name in dict.fromkeys(self.fields):
             if name not in GROUPS and not name.startswith("$$"):
-                self.by_unit[DAILY.get(name) or RATIO].append(name)
+                self.by_unit[unit_of(name)].append(name)
         self.reported = [name for name in dict.fromkeys(self.fields) if name in REPORTED]
         allowed = [OPERATORS[name] for name in sorted(self.operators) if name in OPERATORS]
         self.siblings = {row.name: [one for one in allowed if _same_form(row, one)] for row in OPERATORS.values()}

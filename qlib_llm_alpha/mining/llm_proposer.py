@@ -23,6 +23,7 @@ from qlib_llm_alpha.mining.drafts import DUPLICATE, NO_ANSWER, Draft, Rejection,
 from qlib_llm_alpha.mining.exploring import Found
 from qlib_llm_alpha.mining.factory import NONE, SeedFactory, Seeds, generate_values, hypothesis
 from qlib_llm_alpha.mining.knowledge import KnowledgeBase, Lesson
+from qlib_llm_alpha.mining.market_profile import coarse
 
 _LOG = logging.getLogger(__name__)
 
@@ -264,7 +265,7 @@ def _score(one: Found) -> int | None:
 
 
 def _whole(value: float) -> int:
-    return round(value)
+    return int(coarse(value, 1.0))
 
 
 def _ic_word(rank_ic: float) -> str:
@@ -274,7 +275,7 @@ def _ic_word(rank_ic: float) -> str:
 
 
 def _tenth(share: float) -> str:
-    return f"{round(share * 10) * 10} %" if math.isfinite(share) else "unknown"
+    return f"{round(coarse(share, 0.1) * 100)} %" if math.isfinite(share) else "unknown"
 
 
 def _alike(one: Candidate, two: Candidate) -> bool:

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from qlib_llm_alpha.chain import Chain
+from qlib_llm_alpha.chain import Chain, Head
 from qlib_llm_alpha.documents.clocks import end_of_day
 from qlib_llm_alpha.documents.document import Document
 from qlib_llm_alpha.documents.masking import Names
@@ -210,7 +210,7 @@ def run_with_model(
     made: list[tuple[LLMProposer, DocumentView]] = []
     with DocumentStore(out / DOCUMENTS) as store, open_client(plan, out, gateway=gateway) as client:
         store.add_all(documents)
-        names = Names.of(instruments=data.panel.instruments, companies=_listed_names(plan.names))
+        names = Names.of(instruments=data.panel.instruments, companies=listed_names(plan.names))
         blind = Blind(names, blind=plan.blind)
 
         def proposer_on(explore: SearchData) -> LLMProposer:
@@ -243,7 +243,7 @@ def run_with_model(
         write_whole(out / DRAFTS, json.dumps(_drafts(proposer), indent=1, ensure_ascii=False) + "\n")
         found = session.factor_set
         library = "" if found is None else found.id
-        _audit(Chain(out / AUDIT), session, proposer, view, data=data_fingerprint, plan=plan, library=library)
+        head = _audit(Chain(out / AUDIT), session, proposer, view, data=data_fingerprint, plan=plan, library=library)
         if client.mode == "record":
             header = {
                 "model": client.model,
@@ -254,7 +254,7 @@ def run_with_model(
             with Journal(out / JOURNAL) as journal:
                 # Of all runs of the session: a finished step asks for nothing again.
                 Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
-        return replace(session, notes=_notes(proposer, documents, plan))
+        return replace(session, notes=_notes(proposer, documents, plan), audit=head)
 
 
 @contextmanager
@@ -333,7 +333,8 @@ def _digest(path: Path) -> str:
         raise ConfigError(f"{str(path)!r} cannot be read ({error}); expected a file; name another") from error
 
 
-def _listed_names(path: Path | None) -> tuple[str, ...]:
+def listed_names(path: Path | None) -> tuple[str, ...]:
+    """Read names, one a line; ConfigError when the file cannot be read."""
     if path is None:
         return ()
     try:
@@ -416,7 +417,7 @@ def _audit(
     data: str,
     plan: ModelPlan,
     library: str,
-) -> None:
+) -> Head:
     """Write a row for every candidate and one for the session."""
     judged = {one.id: one.verdict for one in session.admission.judged}
     tried = () if session.exploration is None else session.exploration.found
@@ -440,7 +441,7 @@ def _audit(
     ]
     audit_candidates(trail, rows)
     settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
-    audit_session(trail, data=data, settings=settings, library=library)
+    return audit_session(trail, data=data, settings=settings, library=library)
 
 
 def _candidate_row(candidate: Candidate, view: DocumentView, word: str, reason: str) -> CandidateRow:

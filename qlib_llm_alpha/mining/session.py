@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qlib_llm_alpha.chain import Head
 from qlib_llm_alpha.engine.evaluate import evaluate
 from qlib_llm_alpha.engine.funnel import screen
 from qlib_llm_alpha.engine.tile_scoring import PreparedLabel, Summary
@@ -115,6 +116,8 @@ class Session:
         The library that the session extends.
     notes : tuple of str
         Sentences for the report, such as where a model's answers came from.
+    audit : Head or None
+        Of the audit trail when the session ended, an anchor to verify it with.
     """
 
     admission: Admission
@@ -134,6 +137,7 @@ class Session:
     exploration: Exploration | None = None
     before: FactorSet | None = None
     notes: tuple[str, ...] = ()
+    audit: Head | None = None
 
     @property
     def factor_set(self) -> FactorSet | None:
@@ -193,6 +197,7 @@ class Session:
             "tune": [card.to_dict() for card in self.tune],
             "exploration": None if tried is None else _exploration_dict(tried),
             "notes": list(self.notes),
+            "audit": None if self.audit is None else asdict(self.audit),
         }
 
     def write(self, folder: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 
+from qlib_llm_alpha.chain import Head
 from qlib_llm_alpha.documents.store import DocumentStore
+from qlib_llm_alpha.errors import LLMError
 from qlib_llm_alpha.library.factor_set import load_factor_set
 from qlib_llm_alpha.llm.audit import AuditFault, QuotePlace, verify_session
 from qlib_llm_alpha.mining.llm_session import DOCUMENTS
@@ -50,4 +53,18 @@ def verify(folder: Path) -> list[AuditFault]:
                 return f"characters {quote.start} to {quote.end} of document {quote.document} are not what was quoted"
             return ""
 
-        return verify_session(folder, quote_fault=quote_fault, library=named)
+        return verify_session(folder, quote_fault=quote_fault, library=named, anchor=_anchor(folder))
+
+
+def _anchor(folder: Path) -> Head | None:
+    """Return the head of the trail that the finished session wrote down; None for one that is not finished."""
+    place = folder / "session.json"
+    if not place.exists():
+        return None
+    try:
+        said = json.loads(place.read_text(encoding="utf-8")).get("audit")
+        return None if said is None else Head(int(said["count"]), str(said["hash"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LLMError(
+            f"{str(place)!r} cannot be read ({error}); expected what the session wrote; restore it from a copy"
+        ) from error

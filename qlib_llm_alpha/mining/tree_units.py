@@ -1,7 +1,9 @@
 """The parts of a formula and the unit of each, so that one part can be put in the place of another.
 
-The units are those of the factor language. A field that the language does not know counts as a plain ratio, as it does
-in random formulas, and so does a number written out: what is put in its place may be refused by the checks.
+The units are those of the factor language, but for shares outstanding: volumes are adjusted for splits and they are
+not, so that the two together change with the base of the adjustment. They have a unit of their own here. A field that
+the language does not know counts as a plain ratio, as it does in random formulas, and so does a number written out:
+what is put in its place may be refused by the checks.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from typing import Final, Literal
 from qlib_llm_alpha.factor import units
 from qlib_llm_alpha.factor.expression import Call, Field, Node, Number
 from qlib_llm_alpha.factor.fields import DAILY, GROUPS, REPORTED
-from qlib_llm_alpha.factor.operators import OPERATORS
+from qlib_llm_alpha.factor.operators import OPERATORS, Operator
 from qlib_llm_alpha.factor.units import RATIO, Unit
 from qlib_llm_alpha.mining.random_formulas import Kind
+
+UNADJUSTED: Final[Unit] = (0.0, 1.0, -1.0)
+"""Unit of shares outstanding; the third exponent, that of group codes, says that they are not adjusted."""
 
 _BOOLEAN: Final[Literal["boolean"]] = "boolean"
 _FORMULAS: Final = ("series", "varying", "boolean")
@@ -71,11 +76,25 @@ def replaced(root: Node, path: Sequence[int], part: Node) -> Node:
     return Call(root.op, tuple(arguments))
 
 
+def adjustment_matters(root: Node) -> bool:
+    """Say whether a formula mixes adjusted and unadjusted numbers of shares, so that no probe of scale lets it pass."""
+    facts = _collect(root, (), "series", [])
+    return facts.mixed or _base(facts.unit) != 0
+
+
+def unit_of(field: str) -> Unit:
+    """Return the unit of a field, that of shares outstanding apart from volumes."""
+    if field == "$shares":
+        return UNADJUSTED
+    return units.GROUP if field in GROUPS else DAILY.get(field) or REPORTED.get(field) or RATIO
+
+
 @dataclass(frozen=True, slots=True)
 class _Facts:
     unit: Unit
     varies: bool
     truth: bool
+    mixed: bool = False
 
 
 def _collect(node: Node, path: tuple[int, ...], asked: str, found: list[Part]) -> _Facts:
@@ -90,8 +109,7 @@ def _collect(node: Node, path: tuple[int, ...], asked: str, found: list[Part]) -
 
 def _facts(node: Node, path: tuple[int, ...], found: list[Part]) -> _Facts:
     if isinstance(node, Field):
-        known = DAILY.get(node.name) or REPORTED.get(node.name)
-        return _Facts(units.GROUP if node.name in GROUPS else known or RATIO, True, False)
+        return _Facts(unit_of(node.name), True, False)
     if not isinstance(node, Call):
         return _Facts(RATIO, False, False)
     row = OPERATORS[node.op]
@@ -102,7 +120,25 @@ def _facts(node: Node, path: tuple[int, ...], found: list[Part]) -> _Facts:
         for place, (argument, (_, kind)) in enumerate(zip(node.args, row.arguments, strict=True))
         if kind in _FORMULAS
     ]
-    return _Facts(_unit(node, below), any(one.varies for one in below), row.unit in ("compare", "boolean"))
+    return _Facts(
+        _unit(node, below),
+        any(one.varies for one in below),
+        row.unit in ("compare", "boolean"),
+        _mixes(row, below) or any(one.mixed for one in below),
+    )
+
+
+def _mixes(row: Operator, below: list[_Facts]) -> bool:
+    """Say whether an operator puts together what has another base, or loses a base that still matters."""
+    if row.unit in ("join", "choose", "compare"):
+        return len({_base(one.unit) for one in below[-2:] if one.varies}) > 1
+    bases = {_base(one.unit) for one in below if one.varies}
+    within_day = row.cross_sectional or row.unit in ("pure", "power") or (row.unit == "ratio" and row.elementwise)
+    return within_day and row.name != "Sign" and bases - {0.0} != set()
+
+
+def _base(unit: Unit) -> float:
+    return 0.0 if isinstance(unit, str) else unit[2]
 
 
 def _unit(node: Call, below: list[_Facts]) -> Unit:

@@ -64,7 +64,7 @@ def test_every_schema_is_strict_all_fields_required_and_no_others(model: type[Ba
 
 def test_the_categories_are_the_nine_of_the_paper() -> None:
     nine = ["momentum", "mean_reversion", "volatility", "fundamental", "liquidity", "quality", "growth"]
-    nine += ["technical", "macro"]
+    nine += ["technical", "macro_economics"]
     assert list(get_args(Category)) == nine == list(CATEGORIES)
     schema = strict_schema(CategorisedItem)
     assert schema["properties"]["category"]["enum"] == nine

@@ -145,9 +145,9 @@ def test_what_comes_after_explore_changes_nothing_that_a_proposer_is_told(market
     panel = market_panel(market, end=WINDOW.end)
     whole = SearchData.of(panel, WINDOW, LABEL, universe="all", data="x")
     last_day = cut(whole)[0].window.end
-    for panel in (panel, market_panel(poisoned(market, str(last_day)), end=WINDOW.end)):
+    for one in (panel, market_panel(poisoned(market, str(last_day)), end=WINDOW.end)):
         proposer = Listed(FORMULAS, batch=5)
-        explore(proposer, cut(SearchData.of(panel, WINDOW, LABEL, universe="all", data="x"))[0], trials=6, rules=RULES)
+        explore(proposer, cut(SearchData.of(one, WINDOW, LABEL, universe="all", data="x"))[0], trials=6, rules=RULES)
         told.append([(one.candidate.expression.id, one.t, one.turnover, one.coverage) for one in proposer.told[1]])
     assert told[0] == told[1]
 
@@ -155,7 +155,9 @@ def test_what_comes_after_explore_changes_nothing_that_a_proposer_is_told(market
 def test_the_shortlist_is_the_fittest_and_every_trial_is_in_the_ledger(data: SearchData, tmp_path: Path) -> None:
     ledger = TrialLedger(tmp_path / "ledger")
     proposer = RandomProposer(FIELDS, seed=5)
-    session = search(lambda first: proposer, data, trials=60, shortlist=10, rules=RULES, ledger=ledger, run="r", nulls=0)
+    session = search(
+        lambda first: proposer, data, trials=60, shortlist=10, rules=RULES, ledger=ledger, run="r", nulls=0
+    )
     tried = session.exploration
     assert tried is not None
     fitness = sorted((one.fitness for one in tried.found if math.isfinite(one.fitness)), reverse=True)
