@@ -21,7 +21,7 @@ from qlib_llm_alpha.mining.exploring import Found, Proposer, explore
 from qlib_llm_alpha.mining.genetic import LADDER, Breeding, GeneticProposer, crossed, wide_profile
 from qlib_llm_alpha.mining.profile import Profile
 from qlib_llm_alpha.mining.random_formulas import RandomFormulas
-from qlib_llm_alpha.mining.tree_units import parts_of, replaced
+from qlib_llm_alpha.mining.tree_units import adjustment_matters, parts_of, replaced
 
 BARS = ["$open", "$high", "$low", "$close", "$volume"]
 # A small profile makes a fast proposer.
@@ -99,6 +99,37 @@ def test_every_part_of_a_formula_has_its_unit() -> None:
     assert kinds("P($$eps_q)/$close") == [("P($$eps_q)/$close", RATIO), ("P($$eps_q)", PRICE), ("$close", PRICE)]
     assert kinds("Sqrt($close*$open)/Cov($close,$volume,5)*Power($volume,2)")[0][1] == (0.0, 1.0, 0.0)
     assert kinds("Log($close/$open)+Greater(0,Reciprocal($volume)*$volume)")[-1] == ("$volume", SHARES)
+
+
+@pytest.mark.parametrize(
+    ("text", "matters"),
+    [
+        ("$volume/$shares", True),
+        ("Corr($close,$volume-$shares,10)", True),
+        ("Mean($volume,5)>$shares", True),
+        ("If($close>$open,$volume,$shares)/$volume", True),
+        ("Log($volume/$shares)", True),
+        ("CSRank($close*$shares)", True),
+        ("$shares/Ref($shares,60)", False),
+        ("Corr($volume,$shares,20)", False),
+        ("Sign($shares*$close-Ref($shares*$close,5))", False),
+        ("$amount/($close*$volume)", False),
+        ("Greater($close/$open,1)", False),
+    ],
+)
+def test_shares_outstanding_are_kept_apart_from_adjusted_volumes(text: str, matters: bool) -> None:
+    assert adjustment_matters(parse(text).root) is matters
+
+
+def test_no_proposal_depends_on_the_base_of_the_adjustment() -> None:
+    fields = ["$close", "$volume", "$shares"]
+    breeder = GeneticProposer(fields, seed=3, profile=SMALL, batch=25)
+    history: list[Found] = []
+    for number in range(4):
+        history += scored(breeder.propose(25, history), 2, number)
+    formulas = [one.candidate.expression for one in history]
+    assert any("$shares" in one.fields for one in formulas)
+    assert not any(adjustment_matters(one.root) for one in formulas)
 
 
 def test_a_part_is_replaced_where_its_path_leads() -> None:
@@ -229,11 +260,11 @@ def test_a_family_and_the_same_figures_have_a_limited_number_of_parents() -> Non
 
 
 def test_few_fields_and_operators_run_dry_without_an_error() -> None:
-    breeder = GeneticProposer(["$open", "$close"], seed=1, operators=["Div"], profile=SMALL, batch=60)
+    breeder = GeneticProposer(["$open", "$close"], seed=1, operators=["Div"], profile=SMALL, batch=20)
     history: list[Found] = []
     for _ in range(3):
-        history += [result(one.expression, 1.0) for one in breeder.propose(60, history)]
-    assert 2 <= len(history) < 180
+        history += [result(one.expression, 1.0) for one in breeder.propose(20, history)]
+    assert 2 <= len(history) < 60
     assert len({one.candidate.expression.id for one in history}) == len(history)
 
 
