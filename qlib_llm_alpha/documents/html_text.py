@@ -30,11 +30,9 @@ _HIDING: Final = re.compile(
     r"|rgba\([^)]*,\s*0(?:\.0+)?\s*\))",
     re.IGNORECASE,
 )
-_RULE: Final = re.compile(r"([^{}]+)\{([^{}]*)\}")
 _HIDING_MARKUP: Final = re.compile(
-    r"<!--|<(?:script|style|template)\b|<\w[^>]*\s(?:hidden|style|class|aria-hidden|color)\b", re.IGNORECASE
+    r"<!--|<(?:script|style|template)\b|<\w[^<>]*\s(?:hidden|style|class|aria-hidden|color)\b", re.IGNORECASE
 )
-_CSS_COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def visible_text(page: bytes | str) -> tuple[str, str]:
@@ -71,7 +69,7 @@ def visible_text(page: bytes | str) -> tuple[str, str]:
 def has_markup_that_hides(text: str) -> bool:
     """Whether Markdown holds HTML that could hide words from its reader."""
     return bool(
-        re.search(r"<!--|<(?:script|style|template)\b|<\w[^>]*\s(?:hidden|style|class|aria-hidden)\b", text, re.I)
+        re.search(r"<!--|<(?:script|style|template)\b|<\w[^<>]*\s(?:hidden|style|class|aria-hidden)\b", text, re.I)
     )
 
 
@@ -80,7 +78,7 @@ def _is_hidden(element: Tag) -> bool:
         return True
     if element.name == "font" and str(element.get("color", "")).lower() in ("white", "#fff", "#ffffff"):
         return True
-    return bool(_HIDING.search(_CSS_COMMENT.sub("", str(element.get("style", "")))))
+    return bool(_HIDING.search(_uncommented(str(element.get("style", "")))))
 
 
 def _hidden_by_sheet(soup: BeautifulSoup) -> list[Tag]:
@@ -88,11 +86,18 @@ def _hidden_by_sheet(soup: BeautifulSoup) -> list[Tag]:
 
     found: list[Tag] = []
     for sheet in soup.find_all("style"):
-        for selector, declarations in _RULE.findall(_CSS_COMMENT.sub("", sheet.get_text())):
+        for rule in _uncommented(sheet.get_text()).split("}"):
+            before, _, declarations = rule.rpartition("{")
+            selector = before.rpartition("{")[2]  # within @media, what stands last
             if not _HIDING.search(declarations):
                 continue
             try:
                 found += soup.select(selector.strip())
             except (SelectorSyntaxError, NotImplementedError):
-                continue  # a rule for print or hover, which hides nothing from a reader
+                continue  # no rule for elements
     return [element for element in found if element.name not in ("html", "body")]
+
+
+def _uncommented(style: str) -> str:
+    first, *rest = style.split("/*")
+    return first + "".join(part.partition("*/")[2] for part in rest)

@@ -141,6 +141,11 @@ def test_a_span_that_is_not_there_is_refused(span: tuple[int, int]) -> None:
         Masked("short", ()).original_span(*span)
 
 
+def test_long_tables_of_numbers_are_looked_at_once() -> None:
+    for table in ("01,02,03,", "2009,2010,", "2009", "10年、", "1Q", "二〇", "AAPL.", "Q3 "):
+        assert find_leaks(mask(table * 10_000, NAMES).text, NAMES) == []
+
+
 def test_one_text_where_names_are_expected_is_refused() -> None:
     with pytest.raises(DocumentError, match="list of texts"):
         Names.of(companies="Apple Inc.")

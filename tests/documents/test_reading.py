@@ -98,7 +98,7 @@ HIDDEN = (
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_what_a_page_hides_from_its_reader_is_dropped(tmp_path: Path, hidden: str) -> None:
-    sheet = "<style>/* c */ .ghost, .other { display:none } #ghost { font-size: 0px }</style>"
+    sheet = "<style>/* c */ .ghost, .other { display:none } @media all { #ghost { font-size: 0 } }</style>"
     content = (
         f"<html><head><title>A title</title>{sheet}</head><body><h1>Head</h1><p>One &amp; two{hidden}</p></body></html>"
     )
@@ -120,6 +120,12 @@ def test_what_a_page_hides_from_its_reader_is_dropped(tmp_path: Path, hidden: st
 )
 def test_what_a_page_shows_stays(tmp_path: Path, seen: str) -> None:
     assert read(tmp_path, "page.html", f"<body>{seen}</body>").text == "SEEN"
+
+
+def test_a_page_made_to_take_long_is_read_at_once(tmp_path: Path) -> None:
+    style = f"<style>{'a' * 100_000}{'/*' * 100_000}</style>"
+    assert read(tmp_path, "page.html", f"{style}<p>Seen.</p>").text == "Seen."
+    assert read(tmp_path, "page.md", "Seen. " + "<a " * 100_000).text.startswith("Seen. <a")
 
 
 def test_hidden_html_in_markdown_is_dropped_too(tmp_path: Path) -> None:
