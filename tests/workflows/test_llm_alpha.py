@@ -24,14 +24,14 @@ pytestmark = pytest.mark.slow
 
 
 def small_workflow(provider: Path) -> dict[str, Any]:
-    """Return `llm_alpha.yaml` with the dates, factors and experts of the small market."""
+    """Return `llm_alpha.yaml` with the dates and experts of the small market, to which no recording belongs."""
     workflow = dict(YAML(typ="safe", pure=True).load(render_template(str(WORKFLOWS / "llm_alpha.yaml"))))
     workflow["qlib_init"]["provider_uri"] = str(provider)
     task = workflow["task"]
     task["model"]["kwargs"].update({**SMALL_MODEL, "experts": [dict(expert) for expert in SMALL_MODEL["experts"]]})
     task["dataset"]["kwargs"]["segments"] = {name: list(ends) for name, ends in SEGMENTS.items()}
     task["dataset"]["kwargs"]["handler"]["kwargs"].update(
-        {"factor_set": "starter", "start_time": START, "end_time": END, "fit_start_time": TRAIN[0]}
+        {"start_time": START, "end_time": END, "fit_start_time": TRAIN[0]}
     )
     task["dataset"]["kwargs"]["handler"]["kwargs"]["fit_end_time"] = TRAIN[1]
     for record in task["record"]:
