@@ -379,6 +379,19 @@ FAULTS: dict[str, Fault] = {
         "malformed_reply",
         lambda call: replace(call.says(), headers={"Content-Type": "application/json", "Content-Encoding": "gzip"}),
     ),
+    "fault-false-charset": Fault(
+        "a good reply that says it is UTF-16",
+        "value",
+        lambda call: replace(call.says(), headers={"Content-Type": "application/json; charset=utf-16"}),
+    ),
+    "fault-false-charset-500": Fault(
+        "500 that says it is UTF-16 once, then good",
+        "value",
+        _first(1, _always(Wire(b"odd", 500, {"Content-Type": "text/plain; charset=utf-16"}))),
+    ),
+    "fault-false-charset-401": Fault(
+        "401 in a character set that is none", "auth", _always(Wire(b"no", 401, {"Content-Type": "x; charset=base64"}))
+    ),
     "fault-error-in-200": Fault(
         "200 with an error inside",
         "malformed_reply",
