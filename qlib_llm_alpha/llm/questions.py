@@ -54,8 +54,7 @@ class Chat:
     async def post(self, client: AsyncOpenAI) -> str:
         """Ask for a completion; the body is read by us, since the SDK fails on what servers really send."""
         reply = await client.chat.completions.with_raw_response.create(**self.dialect.body(self._request))
-        text: str = reply.http_response.text
-        return text
+        return _utf8(reply.http_response.content)
 
     def hear(self, raw: str) -> Heard | Fault:
         """Read a completion."""
@@ -88,8 +87,7 @@ class Embedding:
         reply = await client.embeddings.with_raw_response.create(
             model=self.model, input=self._texts, encoding_format="float"
         )
-        text: str = reply.http_response.text
-        return text
+        return _utf8(reply.http_response.content)
 
     def hear(self, raw: str) -> Vectors | Fault:
         """Read one vector for each text."""
@@ -102,3 +100,8 @@ class Embedding:
     def adapts_to(self, outcome: Fault) -> bool:
         """Return False: there is one way to ask for vectors."""
         return False
+
+
+def _utf8(body: bytes) -> str:
+    # JSON is UTF-8, whatever a header says.
+    return body.decode("utf-8", "replace")

@@ -73,6 +73,11 @@ def fault_of(error: Exception, secrets: Iterable[Secret]) -> Fault:
         response = error.response
         return _refused(error.status_code, redact(response.text, secrets)[:_READ], response.headers)
     causes = tuple(_chain(error))
+    for cause in causes:
+        # The SDK stumbles over the body of an error when that lies about its encoding; the status still counts.
+        refusal = getattr(cause, "response", None)
+        if type(cause).__name__ == "HTTPStatusError" and refusal is not None:
+            return _refused(refusal.status_code, "", refusal.headers)
     names = {type(cause).__name__ for cause in causes}
     words = redact("; ".join(dict.fromkeys(f"{type(one).__name__}: {one}" for one in causes)), secrets)[:_SHOWN]
     free = bool(names & _NEVER_SENT)
