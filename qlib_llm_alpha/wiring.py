@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qlib_llm_alpha.factor.check import CheckResult
     from qlib_llm_alpha.guard.cross import CrossReport
     from qlib_llm_alpha.guard.finding import GuardReport
+    from qlib_llm_alpha.guard.memory_suite import MemoryReport
     from qlib_llm_alpha.guard.selftest import SelfTestRow
     from qlib_llm_alpha.library.describe import Listed, LoaderConfig, SetDiff
     from qlib_llm_alpha.library.factor_set import FactorSet
@@ -393,3 +394,37 @@ def diagnose(*, probe: bool = False, models: Path | None = None) -> Diagnosis:
     from qlib_llm_alpha.mining.llm_session import shipped_recordings
 
     return diagnosis.diagnose(models=models, recordings=shipped_recordings(), probe=probe)
+
+
+def probe_model_memory(
+    provider: Path,
+    universe: str,
+    out: Path,
+    *,
+    start: str,
+    end: str,
+    windows: Sequence[tuple[str, str]],
+    questions: int,
+    buffer_days: int,
+    seed: int,
+    **model: Any,
+) -> MemoryReport:
+    """Hold a model's cut-off against test windows, and ask what it remembers of a provider's market."""
+    from datetime import datetime, timezone
+
+    from qlib_llm_alpha.guard.memory_market import probe_memory
+    from qlib_llm_alpha.mining.llm_session import ModelPlan
+
+    return probe_memory(
+        provider,
+        universe,
+        ModelPlan(**model),
+        out,
+        start=start,
+        end=end,
+        windows=windows,
+        questions=questions,
+        buffer_days=buffer_days,
+        seed=seed,
+        today=datetime.now(timezone.utc).date(),
+    )

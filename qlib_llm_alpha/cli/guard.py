@@ -10,7 +10,7 @@ from typing import Any
 
 def add_parser(commands: Any) -> None:
     """Add ``guard run`` and ``guard cross``."""
-    from qlib_llm_alpha.cli import guard_cross
+    from qlib_llm_alpha.cli import guard_cross, guard_memory
 
     parser = commands.add_parser("guard", help="look for leaks: values that know what they could not know")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -39,6 +39,7 @@ def add_parser(commands: Any) -> None:
     runner.add_argument("--json", action="store_true", help="print the findings as JSON")
     runner.set_defaults(run=_run)
     guard_cross.add_cross(actions)
+    guard_memory.add_memory(actions)
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -148,7 +148,7 @@ def load_factor_set(ref: str | Path, *, mode: Mode = "scale_free") -> FactorSet:
         ends in ``.yaml`` or ``.yml`` or holds a path separator).
     mode : {"scale_free", "literal"}, default "scale_free"
         Which of the two forms the seed and sheet sets take: without units, or on raw prices and volumes. Files,
-        ``alpha158``, ``starter`` and ``classic`` hold one form, used in either mode; an id fixes the mode by itself.
+        ``alpha158``, ``starter``, ``classic`` and ``textbook`` hold one form, used in either mode; an id fixes the mode by itself.
 
     Raises
     ------
@@ -257,6 +257,7 @@ def _file_set(name: str, mode: Mode) -> FactorSet:
 _BUILTIN: Mapping[str, Callable[[str, Mode], FactorSet]] = {
     "starter": _file_set,
     "classic": _file_set,
+    "textbook": _file_set,
     "seed": _seed_set,
     "seed_bars": _seed_set,
     "seed_accounts": _seed_set,

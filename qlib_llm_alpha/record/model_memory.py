@@ -9,7 +9,7 @@ from typing import Any, Final
 from qlib_llm_alpha.guard.model_window import WindowStatus, is_written, plain_name, window_status
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
-from qlib_llm_alpha.record.openings import _configured_set, _handler
+from qlib_llm_alpha.record.openings import configured_set, handler_of
 from qlib_llm_alpha.record.task_check import closed_segments
 
 NO_MODELS: Final = ("seed", "human", "random", "genetic")
@@ -65,9 +65,9 @@ def info_of(origin: str, registry: ModelRegistry) -> ModelInfo:
 
 def factor_set_of(dataset: Any) -> FactorSet | None:
     """Return the factor set of a dataset or of its configuration; None for another handler."""
-    handler = _handler(dataset)
+    handler = handler_of(dataset)
     found = getattr(handler, "factor_set", None)
-    return found if isinstance(found, FactorSet) else _configured_set(handler)
+    return found if isinstance(found, FactorSet) else configured_set(handler)
 
 
 def _known_until(info: ModelInfo) -> date:

@@ -240,12 +240,12 @@ def configuration_hash(task: Mapping[str, Any]) -> str:
 
 def factor_set_name(dataset: Any) -> str:
     """Return ``<name> <id>`` of a factor set's handler, and the class of any other handler."""
-    handler = _handler(dataset)
+    handler = handler_of(dataset)
     if isinstance(handler, FactorSetHandler):
         return f"{handler.factor_set.name} {handler.factor_set.id}"
     if not isinstance(handler, Mapping):
         return str(handler) if isinstance(handler, str) else type(handler).__name__
-    factors = _configured_set(handler)
+    factors = configured_set(handler)
     if factors is not None:
         return f"{factors.name} {factors.id}"
     kind, _ = get_callable_kwargs(dict(handler))
@@ -254,8 +254,8 @@ def factor_set_name(dataset: Any) -> str:
 
 def factor_set_as_of(dataset: Any) -> str | None:
     """Return the day up to which bars were read to choose the factor set of a dataset; None where nobody says."""
-    handler = _handler(dataset)
-    factors = handler.factor_set if isinstance(handler, FactorSetHandler) else _configured_set(handler)
+    handler = handler_of(dataset)
+    factors = handler.factor_set if isinstance(handler, FactorSetHandler) else configured_set(handler)
     return None if factors is None else factors.as_of
 
 
@@ -284,7 +284,7 @@ def data_and_market() -> tuple[str, str]:
     return provider_fingerprint(root), market_name(root, str(C.region))
 
 
-def _configured_set(handler: Any) -> FactorSet | None:
+def configured_set(handler: Any) -> FactorSet | None:
     """Return the factor set that a handler's configuration names; None for another handler."""
     if not isinstance(handler, Mapping):
         return None
@@ -294,7 +294,8 @@ def _configured_set(handler: Any) -> FactorSet | None:
     return kind.configured_set(**(kwargs or {}))
 
 
-def _handler(dataset: Any) -> Any:
+def handler_of(dataset: Any) -> Any:
+    """Return the handler of a dataset, or the configuration of one that is not built yet."""
     if isinstance(dataset, Mapping):
         return (dataset.get("kwargs") or {}).get("handler")
     return getattr(dataset, "handler", None)
