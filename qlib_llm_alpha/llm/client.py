@@ -23,7 +23,8 @@ ClientMode = Literal["live", "record", "replay"]
 EMBEDDED_AT_ONCE: Final = 64
 """Texts of one request for embeddings."""
 
-_MAYBE_CHARGED: Final = ("timeout", "connection", "gave_up", "malformed_reply")  # the server may have counted what we never saw
+_MAYBE_CHARGED: Final = ("timeout", "connection", "gave_up", "malformed_reply")
+"""Failures of which the server may have counted what we never saw."""
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
