@@ -36,7 +36,7 @@ from qlib_llm_alpha.mining.candidates import (
 from qlib_llm_alpha.mining.chat_session import chat_with_model
 from qlib_llm_alpha.mining.compare import NO_FEEDBACK, Comparison, Cost, Entry, compare
 from qlib_llm_alpha.mining.exploring import Feedback, Proposer
-from qlib_llm_alpha.mining.genetic import GeneticProposer
+from qlib_llm_alpha.mining.genetic import GeneticProposer, wide_profile
 from qlib_llm_alpha.mining.llm_session import ModelPlan, cost_of, recording_of, run_with_model
 from qlib_llm_alpha.mining.search import search
 from qlib_llm_alpha.mining.session import LIBRARY, PLAN, Session, begin, free_folder, mine, read_tune, write_whole
@@ -397,7 +397,8 @@ def _session(
 
 def _proposer(request: MiningRequest, ground: Ground, given: Sequence[Candidate], explore: SearchData) -> Proposer:
     if request.proposer == "random":
-        return RandomProposer(ground.fields, seed=request.seed)
+        # Of the same language as the genetic proposer draws from, so that only the breeding differs.
+        return RandomProposer(ground.fields, seed=request.seed, profile=wide_profile())
     return GeneticProposer(
         ground.fields,
         seed=request.seed,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qlib_llm_alpha.engine.evaluate import evaluate
 from qlib_llm_alpha.engine.funnel import Screened, screen
+from qlib_llm_alpha.engine.graph import NATIVE
 from qlib_llm_alpha.engine.tile_scoring import DailyScores, Pool, PreparedLabel, UnitRows
 from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError
@@ -27,6 +28,7 @@ from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.evaluation.statistics import hac_t, icir, mean_of
 from qlib_llm_alpha.evaluation.verdict import Verdict
 from qlib_llm_alpha.factor.expression import Expression
+from qlib_llm_alpha.factor.printing import lower
 from qlib_llm_alpha.factor.tree import Call
 from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.probes import future_changes, scale_changes
@@ -364,7 +366,9 @@ def _check_values(
 def _rank_rows(formula: Expression, data: SearchData, threads: int) -> UnitRows:
     """Return the daily ranks on search, scaled so that products are rank correlations; each fifth day will do."""
     panel: TiledPanel = data.panel
-    ranks = evaluate([Call("CSRank", (formula.root,))], panel, warmup="qlib", threads=threads).values
+    # Lowered as a whole: a difference of comparisons is one of numbers only where it is an argument.
+    ranked = lower(Call("CSRank", (formula.root,)), NATIVE)
+    ranks = evaluate([ranked], panel, warmup="qlib", threads=threads).values
     return UnitRows.of(
         np.ascontiguousarray(ranks[:, :, data.rows]), data.prepared.universe.window(data.rows), every=5, threads=threads
     )

@@ -11,6 +11,7 @@ from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.fields import DAILY
 from qlib_llm_alpha.library.factor_set import builtin_names, load_factor_set
 from qlib_llm_alpha.library.formula_file import read_formulas
+from qlib_llm_alpha.mining.profile import Profile
 from qlib_llm_alpha.mining.random_formulas import RandomFormulas
 
 MINED_FIELDS: Final = tuple(name for name in DAILY if name not in ("$factor", "$st"))
@@ -52,14 +53,17 @@ class RandomProposer:
     fields : collection of str
         What the provider has; those of :data:`MINED_FIELDS` are used.
     seed : int
+    profile : Profile, optional
+        What the formulas look like; that of the seed library where nothing is said.
     """
 
     name = "random"
     adaptive = False
     batch = 256
 
-    def __init__(self, fields: Collection[str], *, seed: int) -> None:
-        self._formulas = RandomFormulas([name for name in MINED_FIELDS if name in fields], seed=seed)
+    def __init__(self, fields: Collection[str], *, seed: int, profile: Profile | None = None) -> None:
+        usable = [name for name in MINED_FIELDS if name in fields]
+        self._formulas = RandomFormulas(usable, seed=seed, profile=profile)
 
     def propose(self, count: int, history: Sequence[object]) -> list[Candidate]:
         """Return ``count`` formulas that it has not proposed before."""

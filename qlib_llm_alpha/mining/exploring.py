@@ -24,6 +24,7 @@ from qlib_llm_alpha.evaluation.walls import SearchWindow
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.mining.admission import Rules
 from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.probes import scale_changes
 
 Feedback = Literal["true", "none", "shuffled"]
 """What a proposer is told of its results: what they were, nothing, or those of other formulas of the same round."""
@@ -254,6 +255,19 @@ def _scored(candidates: Sequence[Candidate], data: SearchData, rules: Rules, num
     ]
     for place, one in zip(wanted, screened, strict=True):
         result[place] = _measured(candidates[place], one, data, rules, number)
+    return _without_scale(result, data, rules, threads)
+
+
+def _without_scale(found: Sequence[Found], data: SearchData, rules: Rules, threads: int) -> list[Found]:
+    """Take the fitness of what changes with the base of the adjustment factor, which admission would refuse."""
+    result = list(found)
+    strong = [place for place, one in enumerate(found) if one.fitness >= rules.least_t]
+    if strong:
+        formulas = [found[place].candidate.expression for place in strong]
+        for place, change in zip(strong, scale_changes(formulas, data.panel, threads=threads), strict=True):
+            if change is not None:
+                detail = "it depends on the base of the adjustment factor"
+                result[place] = replace(found[place], fitness=math.nan, reason="scale", detail=detail)
     return result
 
 

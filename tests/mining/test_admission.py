@@ -76,6 +76,12 @@ def test_the_planted_factor_is_admitted_and_idle_ones_are_not() -> None:
     assert found.series().shape == (DAYS - 42, len(IDLE) + 1)
 
 
+def test_a_difference_of_comparisons_is_judged_like_any_formula() -> None:
+    strong = "($volume>Mean($volume,10))-($volume<0.7*Mean($volume,10))"
+    found = run([*IDLE, strong], market(1, edge=0.5))
+    assert [one.candidate.expression.text for one in found.admitted] == [parse(strong).text]
+
+
 def test_without_an_edge_nothing_is_admitted() -> None:
     assert not run([*IDLE, PLANTED], market(1)).admitted
 

@@ -122,6 +122,14 @@ def test_fitness_is_the_hac_t_and_what_breaks_a_rule_has_none(data: SearchData) 
             assert one.fitness == abs(hac_t(one.daily.rank_ic))
 
 
+def test_what_depends_on_the_base_of_the_adjustment_factor_has_no_fitness(data: SearchData) -> None:
+    first, _ = cut(data)
+    rules = replace(RULES, least_t=0.01)
+    found = explore(Listed(["$close-$open", "$close/$open"], batch=2), first, trials=2, rules=rules).found
+    assert [one.reason for one in found] == ["scale", ""]
+    assert math.isnan(found[0].fitness)
+
+
 def test_a_proposer_is_told_its_figures_none_or_those_of_others_and_never_a_series(data: SearchData) -> None:
     first, _ = cut(data)
     told = {}
