@@ -139,7 +139,7 @@ class StubServer:
         return replace(wire, wait_s=wire.wait_s + self.delay_s) if "slow" in parts else wire
 
     def count_answer(self, sent: Wire) -> None:
-        """Note that a reply went out whole, and what it said of tokens."""
+        """Note that the last byte of a reply goes out, and what it says of tokens."""
         with self._lock:
             self.answered += 1
             self.tokens_told += _tokens_in(sent)
@@ -223,10 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
         stub = cast(_Http, self.server).stub
         if self.path.startswith("/v1/chat/completions"):
             wire = stub.reply(body, dict(self.headers.items()))
-            whole = self._send(wire)
-            if whole and wire.status == 200:
-                stub.count_answer(wire)
-            return whole
+            good = wire.status == 200 and wire.cut is None
+            return self._send(wire, last=lambda: stub.count_answer(wire) if good else None)
         if self.path.startswith("/v1/embeddings"):
             stub.embedded += 1
             return self._send(_embedded(body))
@@ -235,8 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are in ``StubServer.requests``, not on standard error."""
 
-    def _send(self, wire: Wire) -> bool:
-        """Send it as it says and return whether it went out whole."""
+    def _send(self, wire: Wire, last: Callable[[], None] = lambda: None) -> bool:
+        """Send it as it says, ``last`` being called before its last byte; return whether it went out whole."""
         stopping = cast(_Http, self.server).stub.stopping
         if wire.wait_s and stopping.wait(wire.wait_s):
             wire = replace(wire, hang_up=True)
@@ -248,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(wire.body)))
                 self.end_headers()
-                self._send_body(wire, stopping)
+                self._send_body(wire, stopping, last)
             if whole:
                 return True
             self.wfile.flush()
@@ -256,15 +254,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         return False
 
-    def _send_body(self, wire: Wire, stopping: threading.Event) -> None:
+    def _send_body(self, wire: Wire, stopping: threading.Event, last: Callable[[], None]) -> None:
+        # Counted before a client can have it all, so that no reader is ahead of the count.
         body = wire.body[: wire.cut]
-        if not wire.drip_s:
-            self.wfile.write(body)
-            return
-        for at in range(len(body)):
+        for at in range(len(body) - 1 if wire.drip_s else 0):
+            self.wfile.write(body[at : at + 1])
             if stopping.wait(wire.drip_s):
                 raise ConnectionAbortedError
-            self.wfile.write(body[at : at + 1])
+        last()
+        self.wfile.write(body[-1:] if wire.drip_s else body)
 
 
 def _tokens_in(sent: Wire) -> int:
