@@ -270,10 +270,10 @@ class Proof:
         """Draw when a run is killed; None lets it end."""
         rng = np.random.default_rng([self.seed, number])
         left = len(self.whole_keys - before)
-        if left and rng.random() < 0.7:
+        if left and rng.random() < 0.6:
             count = int(rng.integers(1, left + 1))
             return Moment(f"request {count}", lambda: self.server.hits - mark >= count, rng.uniform(0, 2 * DELAY_S))
-        if not left and rng.random() < 0.3:
+        if not left and rng.random() < 0.2:
             return None
         if rng.random() < 0.6:
             names = [name for name in FIRST if not (place / name).exists()] + list(LAST)
@@ -372,7 +372,9 @@ def where(kept: int, total: int, late: Sequence[str]) -> str:
         return "before the first answer"
     if kept < total:
         return "between answers"
-    return "while writing" if [name for name in late if name.startswith("session/")] else "while scoring"
+    if "session/session.json" in late:
+        return "when all was written"
+    return "while writing" if any(name.startswith("session/") for name in late) else "while scoring"
 
 
 def differences(whole: Path, place: Path) -> list[str]:
