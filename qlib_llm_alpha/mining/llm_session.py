@@ -437,7 +437,8 @@ def _audit(
             reason=one.reason,
         )
         for one in proposer.rejections
-        if one.text
+        # What ended while ideas were sorted never was a formula.
+        if one.text and one.step != "categorise"
     ]
     audit_candidates(trail, rows)
     settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -143,8 +143,9 @@ def test_a_liars_candidates_are_dropped_and_no_invented_source_is_in_the_library
     assert len(pd.read_parquet(out / "explored.parquet")) == 0
     # Rounds of learning show no document: what is said there counts as the model's own, whatever it claims to quote.
     rows = [row.body for row in Chain(later / "audit.jsonl").rows("candidate")]
-    assert any(row["factor_id"] for row in rows)
+    assert rows
     assert not any(row["quotes"] for row in rows)
+    assert not any(word in json.dumps(rows) for word in INVENTED)
 
 
 def test_of_a_model_that_lies_now_and_then_only_what_the_document_says_is_kept(
