@@ -15,8 +15,9 @@ import numpy as np
 from filelock import FileLock
 from qlib.workflow import R
 
+from qlib_llm_alpha import __version__
 from qlib_llm_alpha.data.bars import open_panel, provider_fields
-from qlib_llm_alpha.data.fingerprint import provider_fingerprint
+from qlib_llm_alpha.data.fingerprint import market_name, provider_fingerprint
 from qlib_llm_alpha.errors import ConfigError, LibraryError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.search_data import SearchData
@@ -197,8 +198,7 @@ def run_mining(
     ground = Ground.of(request)
     # Both read what the user names, and refuse it before anything is written.
     given = [one for file in request.formulas for one in listed_candidates(file, provider_fields(request.provider))]
-    plan = _plan(request, ground)
-    whole = begin(out, plan, resume=resume)
+    whole = begin(out, _plan(request, ground, given), resume=resume)
     if whole and (ledger is None or ledger.count(run=out.name)):
         return _library_of(out) if (out / LIBRARY).exists() else None
     session = _session(request, ground, given, out, ledger, progress, gateway=gateway, port=port)
@@ -229,8 +229,8 @@ def mined_set(request: MiningRequest, sessions: Path) -> FactorSet:
     ground = Ground.of(request)
     recording = recording_of(request.model) if request.model.mode_now() == "replay" else None
     if recording is not None and recording.header.get("data") != ground.fingerprint:
-        return _joined(seeds, _frozen(request.model, recording), request)
-    digest = hashlib.sha256(json.dumps(_plan(request, ground), sort_keys=True).encode()).hexdigest()
+        return _joined(seeds, _frozen(request, recording), request)
+    digest = hashlib.sha256(json.dumps(_plan(request, ground, ()), sort_keys=True).encode()).hexdigest()
     ledger = _ledger_of_run()
     key = f"{digest} {sessions.absolute()} {None if ledger is None else ledger.folder}"
     if key not in _known:
@@ -276,16 +276,18 @@ def compare_mining(
     entries = []
     for name in sorted(proposers, key=lambda one: one != "llm"):
         for feedback in ("true", "none", "shuffled") if name != "random" else ("true",):
-            one = replace(request, proposer=name, feedback=feedback, tune=None)
             folder = out / (name if name == "random" else f"{name}_{feedback}")
+            one = replace(request, proposer=name, feedback=feedback, tune=None)
+            if name == "llm" and request.model.mode_now() == "replay":
+                one = replace(one, model=_of_comparison(request.model, folder.name))
             entries.append(
                 Entry(
-                    request.model.model_now() if name == "llm" else name,
+                    one.model.model_now() if name == "llm" else name,
                     partial(_compared, one, folder, ledger, used, resume),
                     feedback=NO_FEEDBACK if name == "random" else feedback,
                     seed=request.seed,
-                    cost=partial(cost_of, request.model, folder) if name == "llm" else Cost,
-                    scripted=name == "llm" and request.model.is_scripted,
+                    cost=partial(cost_of, one.model, folder) if name == "llm" else Cost,
+                    scripted=name == "llm" and one.model.is_scripted,
                 )
             )
     table = compare(entries, progress=progress)
@@ -294,13 +296,25 @@ def compare_mining(
     return table
 
 
+def _of_comparison(model: ModelPlan, search: str) -> ModelPlan:
+    """Return the plan with the recording that a comparison has written for one of its searches."""
+    folder = None if model.recording is None else Path(model.recording) / search
+    if folder is None or not folder.is_dir():
+        raise ConfigError(
+            f"recording {model.recording!r} holds no answers for the search {search}: one that is told nothing, or other "
+            "formulas' results, asks other questions; expected the folder of a comparison that was made with --mode "
+            "record: name that one"
+        )
+    return replace(model, recording=str(folder))
+
+
 def _compared(request: MiningRequest, folder: Path, ledger: TrialLedger, used: list[int], resume: bool) -> Session:
     """Make one search of a comparison and write its folder."""
     if request.proposer != "llm" and used:
         request = replace(request, trials=min(request.trials, max(used)))
     ground = Ground.of(request)
     given = [one for file in request.formulas for one in listed_candidates(file, provider_fields(request.provider))]
-    whole = begin(folder, {**_plan(request, ground), "compared": True}, resume=resume)
+    whole = begin(folder, {**_plan(request, ground, given), "compared": True}, resume=resume)
     session = _session(request, ground, given, folder, ledger, None, split=True)
     if not whole:
         session.write(folder)
@@ -309,7 +323,7 @@ def _compared(request: MiningRequest, folder: Path, ledger: TrialLedger, used: l
     return session
 
 
-def _plan(request: MiningRequest, ground: Ground) -> dict[str, Any]:
+def _plan(request: MiningRequest, ground: Ground, given: Sequence[Candidate]) -> dict[str, Any]:
     """Return everything that could change the outcome, as JSON values; how answers are come by is none of it."""
     plan: dict[str, Any] = {
         "proposer": request.proposer,
@@ -324,8 +338,9 @@ def _plan(request: MiningRequest, ground: Ground) -> dict[str, Any]:
         "shortlist": request.shortlist,
         "feedback": request.feedback,
         "alpha": request.alpha,
+        "code": __version__,
         "seed": request.seed,
-        "formulas": list(request.formulas),
+        "formulas": [one.expression.id for one in given],
         "known": [formula.id for formula in ground.known],
         "extends": None if ground.before is None else ground.before.id,
     }
@@ -384,6 +399,7 @@ def _session(
             out,
             fields=ground.fields,
             data_fingerprint=ground.fingerprint,
+            market=market_name(request.provider, ""),
             extend=request.extend,
             before=ground.before,
             gateway=gateway,
@@ -429,10 +445,17 @@ def _library_of(folder: Path) -> FactorSet:
     return load_factor_set(folder / LIBRARY)
 
 
-def _frozen(model: ModelPlan, recording: Recording) -> FactorSet:
+def _frozen(request: MiningRequest, recording: Recording) -> FactorSet:
     """Return the set that was mined where the recording was made, for data to which its answers do not belong."""
-    place = model.recording_folder() / LIBRARY
-    found = load_factor_set(place)
+    found = load_factor_set(request.model.recording_folder() / LIBRARY)
+    # What was chosen in another world knows nothing of this one.
+    elsewhere = recording.header.get("market", "") != market_name(request.provider, "")
+    if not elsewhere and (found.as_of is None or found.as_of > request.end):
+        raise LibraryError(
+            f"the recorded answers belong to other data, and the set that was mined with them knows bars up to "
+            f"{found.as_of}, while the fit window ends on {request.end}; expected none later: end the fit window there "
+            "or later, or set OPENAI_API_KEY and LLM_MODE=live to mine this window"
+        )
     _log.warning(
         "The recorded answers belong to other data (%s), so nothing is mined here: the %d factors that were mined with "
         "them stand in, frozen. To mine this data, set OPENAI_API_KEY and LLM_MODE=live",

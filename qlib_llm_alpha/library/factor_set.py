@@ -148,8 +148,8 @@ def load_factor_set(ref: str | Path, *, mode: Mode = "scale_free") -> FactorSet:
         ends in ``.yaml`` or ``.yml`` or holds a path separator).
     mode : {"scale_free", "literal"}, default "scale_free"
         Which of the two forms the seed and sheet sets take: without units, or on raw prices and volumes. Files,
-        ``alpha158``, ``starter``, ``classic`` and ``textbook`` hold one form, used in either mode; an id fixes the mode by
-        itself.
+        ``alpha158``, ``starter``, ``classic`` and ``textbook`` hold one form, used in either mode; an id fixes the mode
+        by itself.
 
     Raises
     ------

@@ -220,7 +220,7 @@ def explore(
         if ledger is not None:
             _enter(scored, data, ledger, run=run, seed=seed)
         found += scored
-        shown += _as_told(scored, feedback, seed, rounds)
+        shown += _as_told(scored, found[: len(found) - len(scored)], feedback, seed, rounds)
         rounds += 1
         if progress is not None:
             progress(len(found), trials)
@@ -319,12 +319,23 @@ def _enter(scored: Sequence[Found], data: SearchData, ledger: TrialLedger, *, ru
     ledger.record(rows, series, data.days, basis=data.basis(), data=data.data, run=run, seed=seed)
 
 
-def _as_told(scored: Sequence[Found], feedback: Feedback, seed: int, number: int) -> list[Found]:
-    """Return a round as the proposer is told of it, without the series."""
+def _as_told(
+    scored: Sequence[Found], earlier: Sequence[Found], feedback: Feedback, seed: int, number: int
+) -> list[Found]:
+    """Return a round as the proposer is told of it, without the series; shuffled, nobody is told its own figures."""
     if feedback == "none":
         return [Found(one.candidate, round=one.round) for one in scored]
-    told = list(scored)
-    if feedback == "shuffled":
-        order = np.random.default_rng([seed, number]).permutation(len(told))
-        told = [replace(scored[source], candidate=one.candidate) for one, source in zip(scored, order, strict=True)]
-    return [replace(one, daily=None) for one in told]
+    if feedback == "true":
+        return [replace(one, daily=None) for one in scored]
+    rng = np.random.default_rng([seed, number])
+    if len(scored) == 1:
+        # Alone in its round, it is told what another formula of an earlier one did.
+        others = [earlier[int(rng.integers(len(earlier)))]] if earlier else [Found(scored[0].candidate)]
+        return [replace(others[0], candidate=scored[0].candidate, round=number, daily=None)]
+    # One cycle through all of the round: no formula stays where it is.
+    cycle = rng.permutation(len(scored))
+    source = dict(zip(cycle.tolist(), np.roll(cycle, 1).tolist(), strict=True))
+    return [
+        replace(scored[source[place]], candidate=one.candidate, round=number, daily=None)
+        for place, one in enumerate(scored)
+    ]

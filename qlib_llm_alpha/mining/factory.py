@@ -265,7 +265,8 @@ def generate_values(
     factory: SeedFactory, *, category: str, lessons: str = "", known: Iterable[str] | None = None
 ) -> dict[str, str]:
     """Return what fills a generate prompt, all but its documents."""
-    formulas = list(factory.known if known is None else known)[:KNOWN]
+    words = factory.asking.blind.text
+    formulas = [words(text) for text in list(factory.known if known is None else known)[:KNOWN]]
     return {
         "grammar": factory.loop.grammar,
         "market": factory.market or NONE,

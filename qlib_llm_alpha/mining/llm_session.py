@@ -22,7 +22,7 @@ from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.documents.reading import read_folder
 from qlib_llm_alpha.documents.store import DocumentStore
 from qlib_llm_alpha.documents.view import DocumentView
-from qlib_llm_alpha.errors import ConfigError, DocumentError
+from qlib_llm_alpha.errors import ConfigError, DocumentError, ReplayError
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.audit import CandidateRow, ModelFacts, QuotePlace, audit_candidates, audit_session
@@ -173,6 +173,7 @@ def run_with_model(
     *,
     fields: Sequence[str],
     data_fingerprint: str,
+    market: str = "",
     extend: Path | None = None,
     before: FactorSet | None = None,
     gateway: AnswersRequests | None = None,
@@ -190,8 +191,8 @@ def run_with_model(
         The session's folder, there already.
     fields : sequence of str
         That formulas may read.
-    data_fingerprint : str
-        Of all that mining may read; what a recording is bound to.
+    data_fingerprint, market : str
+        Of all that mining may read, which is what a recording is bound to; and the name of a simulated market.
     extend, before : Path, FactorSet, optional
         A session whose documents are not read again, and its library, which stays as it is.
     gateway : AnswersRequests, optional
@@ -206,7 +207,9 @@ def run_with_model(
     LLMError
         The model cannot be asked; everything that was answered is kept.
     """
+    _check_binding(plan, data_fingerprint)
     documents = _new_documents(plan, extend)
+    judged = set() if before is None else {factor.id for factor in before.factors}
     made: list[tuple[LLMProposer, DocumentView]] = []
     with DocumentStore(out / DOCUMENTS) as store, open_client(plan, out, gateway=gateway) as client:
         store.add_all(documents)
@@ -224,7 +227,8 @@ def run_with_model(
                 ),
                 StepStore(out / "steps"),
                 market=market_profile(explore, fields=fields, threads=threads).text,
-                known=[formula.text for formula in searching.get("library", ())],
+                # Without those of a session that is extended: that they passed is a figure of judge.
+                known=[formula.text for formula in searching.get("library", ()) if formula.id not in judged],
                 data=data_fingerprint,
             )
             proposer = LLMProposer(
@@ -250,11 +254,12 @@ def run_with_model(
                 "data": data_fingerprint,
                 "made_by": "qlib-llm-alpha mine --mode record",
                 "note": f"answers of {client.model}",
+                "market": market,
             }
             with Journal(out / JOURNAL) as journal:
                 # Of all runs of the session: a finished step asks for nothing again.
                 Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
-        return replace(session, notes=_notes(proposer, documents, plan), audit=head)
+        return replace(session, notes=_notes(proposer, documents, plan, extends=before is not None), audit=head)
 
 
 @contextmanager
@@ -355,6 +360,19 @@ def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
+def _check_binding(plan: ModelPlan, data: str) -> None:
+    """Refuse to replay answers that were given about other data: their questions would not be found one by one."""
+    if plan.mode_now() != "replay":
+        return
+    header = recording_of(plan).header
+    if header["data"] != data:
+        raise ReplayError(
+            f"the recording ({header['note']}) belongs to other data, {header['data'][:12]}, than what is searched, "
+            f"{data[:12]}; expected the same bars, members, label and dates: use those, or ask a model of yours with "
+            "--mode record"
+        )
+
+
 def _new_documents(plan: ModelPlan, extend: Path | None) -> tuple[Document, ...]:
     """Return the documents that no extended session has read yet."""
     documents = documents_of(plan.documents)
@@ -390,7 +408,7 @@ def _drafts(proposer: LLMProposer) -> dict[str, Any]:
     }
 
 
-def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan) -> tuple[str, ...]:
+def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan, *, extends: bool) -> tuple[str, ...]:
     """Return what the report says of the model's part."""
     seeds = proposer.seeds
     irrelevant = 0 if seeds is None else len(seeds.irrelevant)
@@ -405,6 +423,16 @@ def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan
     if plan.mode_now() == "replay":
         header = recording_of(plan).header
         notes.append(f"All answers are replayed: {header['note']} (made by {header['made_by']}).")
+    elif not plan.is_scripted:
+        notes.append(
+            "The model may have read about these days when it was trained, and nothing here excludes it; "
+            "`guard memory` asks it."
+        )
+    if extends:
+        notes.append(
+            "The library that is extended was judged on the same days: alpha is that of this session alone, and two "
+            "sessions err twice as often."
+        )
     return tuple(notes)
 
 

@@ -124,7 +124,7 @@ class MarketProfile:
         """The profile as lines of plain text, for a prompt."""
         quiet = "unknown" if self.zero_volume is None else f"{self.zero_volume}%"
         lines = [
-            f"Size: about {self.names} instruments a day, about {self.days} trading days.",
+            f"Size: about {self.names} instruments a day, about {self.days} days of trading.",
             "Fields (unit; share of instruments with a value on a day):",
             *(f"- {one.name}: {one.unit}; {one.coverage}%" for one in self.fields),
             f"Daily volatility of a usual instrument: about {self.volatility}%.",

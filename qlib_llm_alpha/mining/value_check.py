@@ -12,6 +12,7 @@ from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.mining.admission import Rules
 from qlib_llm_alpha.mining.drafts import Problem
+from qlib_llm_alpha.mining.market_profile import coarse
 
 
 class ComputedValues:
@@ -60,7 +61,7 @@ class ComputedValues:
         if varied == 0:
             return "constant", "it is the same for all instruments of each day, so it cannot rank them"
         least = self._rules.coverage
-        if coverage < least:
+        if coarse(coverage, 0.001) < least:
             return "coverage", f"{_rough(coverage)} of the instruments have a value; at least {_rough(least)}"
         if varied < self._rules.variation:
             return "variation", f"it tells instruments apart on {_rough(varied)} of the days only"
@@ -68,4 +69,4 @@ class ComputedValues:
 
 
 def _rough(share: float) -> str:
-    return f"about {round(share * 10) * 10} %"
+    return f"about {round(coarse(share, 0.1) * 100)} %"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def test_replay_without_a_recorded_answer_is_an_error_that_says_what_is_missing(
     replay = {"mode": "replay", "model": None, "recording": str(tmp_path / "one")}
     with pytest.raises(ReplayError, match="no recorded answer for filter"):
         run_mining(request_for(model=replay), tmp_path / "two", None)
+    with pytest.raises(ReplayError, match="belongs to other data"):
+        run_mining(request_for(model=replay, end="2019-11-29"), tmp_path / "three", None)
 
 
 def test_a_stopped_session_goes_on_and_asks_for_no_answer_twice(
@@ -167,6 +170,9 @@ def test_a_document_more_extends_a_library_and_leaves_what_it_has(
     assert after.factors[: len(before.factors)] == before.factors
     old, new = ((tmp_path / name / "library.yaml").read_text() for name in ("one", "two"))
     assert new.startswith(old.rstrip("\n"))
+    sent = "\n".join(message.text for request in second.requests for message in request.messages)
+    assert not [factor for factor in before.factors if factor.expression.text in sent], "what passed judge is not told"
+    assert "err twice as often" in (tmp_path / "two" / "report.md").read_text()
     shown = {document for request in second.requests for document in request.documents}
     assert not shown & {document for request in first.requests for document in request.documents}
     assert load_factor_set(tmp_path / "two" / "library.yaml") == after
@@ -238,6 +244,23 @@ def test_a_model_that_ends_in_the_middle_leaves_what_it_said(
     run_mining(request_for(), tmp_path / "out", None, resume=True, gateway=rest)
     assert {request.purpose for request in rest.requests} >= {"generate"}
     assert not {request.purpose for request in rest.requests} & {"filter", "categorise"}
+
+
+def test_a_comparison_of_a_model_replays_from_the_folder_of_one_that_was_recorded(
+    request_for: Callable[..., MiningRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = TrialLedger(tmp_path / "ledger")
+    made = partial(ScriptedGateway)
+    monkeypatch.setattr("qlib_llm_alpha.mining.llm_session.Gateway", lambda *settings: made())
+    first = compare_mining(request_for(), ["random", "llm"], tmp_path / "one", ledger)
+    assert [row.feedback for row in first.rows] == ["true", "none", "shuffled", "-"]
+    assert len({row.trials for row in first.rows}) == 1
+    assert all(row.scripted for row in first.rows[:3])
+    replay = {"mode": "replay", "model": None, "recording": str(tmp_path / "one")}
+    second = compare_mining(request_for(model={**replay, "model": "scripted"}), ["llm"], tmp_path / "two", ledger)
+    assert [row.judge_t for row in second.rows] == [row.judge_t for row in first.rows[:3]]
+    with pytest.raises(ConfigError, match="holds no answers for the search llm_true"):
+        compare_mining(request_for(model={**replay, "recording": None}), ["llm"], tmp_path / "three", ledger)
 
 
 def test_the_genetic_proposer_runs_from_a_provider_and_resumes_to_the_same_bytes(

@@ -143,9 +143,20 @@ def test_a_proposer_is_told_its_figures_none_or_those_of_others_and_never_a_seri
     assert all(math.isnan(one.t) and not one.reason for one in told["none"])
     shuffled = [one.t for one in told["shuffled"]]
     assert sorted(shuffled) == sorted(truth)
-    assert shuffled != truth
+    assert all(mine != own for mine, own in zip(shuffled, truth, strict=True))
     with pytest.raises(ConfigError, match="feedback is 'false'"):
         explore(Listed(FORMULAS), first, trials=6, feedback="false")  # type: ignore[arg-type]
+
+
+def test_shuffled_feedback_of_a_formula_alone_in_its_round_is_that_of_an_earlier_one(data: SearchData) -> None:
+    first, _ = cut(data)
+    proposer = Listed(FORMULAS, batch=1)
+    result = explore(proposer, first, trials=6, rules=RULES, feedback="shuffled", seed=4)
+    told = proposer.told[-1]
+    assert math.isnan(told[0].t)
+    for place, one in enumerate(told[1:], start=1):
+        assert one.t != result.found[place].t
+        assert one.t in [earlier.t for earlier in result.found[:place]]
 
 
 def test_what_comes_after_explore_changes_nothing_that_a_proposer_is_told(market: Market) -> None:

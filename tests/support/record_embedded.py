@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from qlib_llm_alpha.data.fingerprint import market_name
 from qlib_llm_alpha.data.mined import Ground, run_mining
 from qlib_llm_alpha.data.mining_handler import mining_request
 from qlib_llm_alpha.llm.journal import Journal
@@ -46,6 +47,7 @@ def record(provider: Path, into: Path) -> None:
                 "data": Ground.of(request).fingerprint,
                 "made_by": "python -m tests.support.record_embedded",
                 "note": NOTE,
+                "market": market_name(provider, ""),
             }
             Recording.write(into / RECORDING, journal, tuple(Recording.load(out / RECORDING).answers), header)
         if library is None:
