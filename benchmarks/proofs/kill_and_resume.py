@@ -183,6 +183,7 @@ class Proof:
         self.home.mkdir(parents=True, exist_ok=True)
         ensure_market(self.home / "market", **MARKET)
         write_notes(self.home / "notes")
+        (self.home / "models.yaml").write_text(f"models:\n  {MODEL}:\n    images: true\n", encoding="utf-8")
         self._mine_whole()
         while True:
             rows = self.rows()
@@ -296,6 +297,7 @@ class Proof:
             "--proposer": "llm",
             "--mode": "record",
             "--documents": self.home / "notes",
+            "--models": self.home / "models.yaml",
             "--charts": CHARTS,
             "--trials": 100,
             "--ledger": place / "ledger",
