@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qlib_llm_alpha.cli.printing import shown
 from qlib_llm_alpha.errors import LLMError
 
 
@@ -21,5 +22,5 @@ class Keyboard:
             ) from left
 
     def say(self, text: str) -> None:
-        """Print a text; what a terminal might take for a command is shown as its code."""
-        print("".join(sign if sign.isprintable() or sign == "\n" else f"\\x{ord(sign):02x}" for sign in text))
+        """Print a text; what a terminal might take for a command is shown as its escape."""
+        print(shown(text))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlib_llm_alpha import wiring
+from qlib_llm_alpha.cli.printing import shown
 
 if TYPE_CHECKING:
     from qlib_llm_alpha.factor.factor import Factor
@@ -88,8 +89,7 @@ def _print(as_json: bool, value: object, lines: Iterable[str]) -> None:
         print(json.dumps(value, indent=1))
         return
     for line in lines:
-        # Names and hypotheses are other people's text, and may hold what a terminal takes for a command.
-        print("".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in line))
+        print(shown(line))
 
 
 def _row_dict(row: Listed) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_llm_alpha.cli.chat import Keyboard
+from qlib_llm_alpha.cli.printing import shown
 from qlib_llm_alpha.cli.progress import progress_bar
 from qlib_llm_alpha.errors import ConfigError
 
@@ -97,7 +98,7 @@ def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--rounds", type=int, default=10, metavar="N", help="rounds of learning after the documents (default: 10)"
     )
-    group.add_argument("--models", type=Path, metavar="FILE", help="a model registry of your own, see docs/mining.md")
+    group.add_argument("--models", type=Path, metavar="FILE", help="a model registry of your own, see docs/llm.md")
     group.add_argument(
         "--extend", type=Path, metavar="SESSION", help="keep that session's library and read only what is new"
     )
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(json.loads((args.out / "session.json").read_text(encoding="utf-8"))))
     else:
-        print((args.out / "report.md").read_text(encoding="utf-8"), end="")
+        print(shown((args.out / "report.md").read_text(encoding="utf-8")), end="")
         print(f"\nWritten to {args.out}; every trial is in {args.ledger}.")
     return 0
 
@@ -151,5 +152,5 @@ def _compare(args: argparse.Namespace, proposers: list[str], given: dict[str, An
         table = wiring.compare_proposers(
             args.provider, args.universe, out=args.out, proposers=proposers, progress=progress, **given
         )
-    print(json.dumps(table.to_dict()) if args.json else table.to_markdown())
+    print(json.dumps(table.to_dict()) if args.json else shown(table.to_markdown()))
     return 0

@@ -151,11 +151,15 @@ class Ground:
         # A field that begins after search is not there yet.
         there = [name for name in MINED_FIELDS if name in fields and np.isfinite(data.panel.column(name).values).any()]
         before = None if request.extend is None else _library_of(request.extend)
-        known = (
-            [] if request.library is None else list(load_factor_set(request.library, mode=request.library_mode).factors)
-        )
-        known += [] if before is None else list(before.factors)
-        return cls(data, tuple(there), tuple(factor.expression for factor in known), before)
+        known = None if request.library is None else load_factor_set(request.library, mode=request.library_mode)
+        given = [one for one in (known, before) if one is not None]
+        for one in given:
+            if one.as_of is not None and one.as_of > request.end:
+                raise ConfigError(
+                    f"the library {one.name} {one.id} was chosen with bars up to {one.as_of}, and search ends on "
+                    f"{request.end}; expected one that knows no later day: search to that day, or name another library"
+                )
+        return cls(data, tuple(there), tuple(factor.expression for one in given for factor in one.factors), before)
 
     @property
     def fingerprint(self) -> str:
@@ -311,7 +315,8 @@ def _of_comparison(model: ModelPlan, search: str) -> ModelPlan:
 def _compared(request: MiningRequest, folder: Path, ledger: TrialLedger, used: list[int], resume: bool) -> Session:
     """Make one search of a comparison and write its folder."""
     if request.proposer != "llm" and used:
-        request = replace(request, trials=min(request.trials, max(used)))
+        # Of a model that had nothing to say there is nothing to be equal to.
+        request = replace(request, trials=min(request.trials, max(used)) or request.trials)
     ground = Ground.of(request)
     given = [one for file in request.formulas for one in listed_candidates(file, provider_fields(request.provider))]
     whole = begin(folder, {**_plan(request, ground, given), "compared": True}, resume=resume)
@@ -474,7 +479,7 @@ def _joined(seeds: FactorSet | None, found: FactorSet | None, request: MiningReq
             f"mining on {request.start} to {request.end} admitted nothing, and there is no base set; expected at least "
             "one factor: name a base, such as base: starter, or mine with more documents and trials"
         )
-    as_of = request.end if found is None or found.as_of is None else found.as_of
+    as_of = max(day for one in (seeds, found) for day in (request.end, "" if one is None else one.as_of or ""))
     repeats = () if seeds is None else seeds.repeats
     return FactorSet("mined", first + mined, "strict", as_of=as_of, repeats=repeats)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from qlib_llm_alpha.chain import Chain, Head
+from qlib_llm_alpha.chain import Chain
 from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.llm.audit import CandidateRow, audit_candidates, audit_session
@@ -21,9 +19,18 @@ from qlib_llm_alpha.mining.blind import Blind
 from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
 from qlib_llm_alpha.mining.drafts import InnerLoop
 from qlib_llm_alpha.mining.exploring import cut
-from qlib_llm_alpha.mining.llm_session import AUDIT, JOURNAL, RECORDING, ModelPlan, listed_names, open_client
+from qlib_llm_alpha.mining.llm_session import (
+    AUDIT,
+    JOURNAL,
+    RECORDING,
+    ModelPlan,
+    listed_names,
+    open_client,
+    settings_hash,
+)
 from qlib_llm_alpha.mining.market_profile import market_profile
 from qlib_llm_alpha.mining.session import Session
+from qlib_llm_alpha.mining.session_audit import written_files
 from qlib_llm_alpha.mining.transcript import Port, Transcript
 from qlib_llm_alpha.mining.value_check import ComputedValues
 
@@ -88,7 +95,15 @@ def chat_with_model(
             known=searching.get("library", ()),
         )
         session = hold_chat(chat, first, last, seed=seed, threads=threads, **searching)
-        head = _audit(Chain(out / AUDIT), session, chat, plan, data_fingerprint)
+        _audit_candidates(Chain(out / AUDIT), session, chat)
+        found = session.factor_set
+        head = audit_session(
+            Chain(out / AUDIT),
+            data=data_fingerprint,
+            settings=settings_hash(plan),
+            library="" if found is None else found.id,
+            files=written_files(out, found),
+        )
         if client.mode == "record":
             header = {
                 "model": client.model,
@@ -102,8 +117,8 @@ def chat_with_model(
     return replace(session, notes=(f"Arrived at by a person and {client.model} in {TRANSCRIPT}. {vetoes}",), audit=head)
 
 
-def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, data: str) -> Head:
-    """Write a row for every formula that was proposed, and one for the session."""
+def _audit_candidates(trail: Chain, session: Session, chat: ChatProposer) -> None:
+    """Write a row for every formula that was proposed."""
     judged = {one.id: one.verdict for one in session.admission.judged}
     rows = []
     for one in () if session.exploration is None else session.exploration.found:
@@ -124,6 +139,3 @@ def _audit(trail: Chain, session: Session, chat: ChatProposer, plan: ModelPlan, 
         for one in chat.rejections
     ]
     audit_candidates(trail, rows)
-    settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
-    found = session.factor_set
-    return audit_session(trail, data=data, settings=settings, library="" if found is None else found.id)

@@ -199,7 +199,14 @@ class LLMProposer:
             self.rejections.append(Rejection("generate", "", "", NO_ANSWER, asked.problem, asked.calls))
             return []
         return [
-            Draft(one_line(one.name), one.formula.strip(), one.category, hypothesis(one), calls=asked.calls)
+            Draft(
+                one_line(one.name),
+                one.formula.strip(),
+                one.category,
+                hypothesis(one),
+                calls=asked.calls,
+                private=self._private,
+            )
             for one in asked.answer.candidates
         ]
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from qlib_llm_alpha.chain import Chain, Head
+from qlib_llm_alpha.chain import Chain
 from qlib_llm_alpha.documents.clocks import end_of_day
 from qlib_llm_alpha.documents.document import Document
 from qlib_llm_alpha.documents.masking import Names
@@ -25,7 +25,14 @@ from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.errors import ConfigError, DocumentError, ReplayError
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.library.factor_set import FactorSet
-from qlib_llm_alpha.llm.audit import CandidateRow, ModelFacts, QuotePlace, audit_candidates, audit_session
+from qlib_llm_alpha.llm.audit import (
+    CandidateRow,
+    ModelFacts,
+    QuotePlace,
+    audit_candidates,
+    audit_documents,
+    audit_session,
+)
 from qlib_llm_alpha.llm.budget import Budget
 from qlib_llm_alpha.llm.client import AnswersRequests, Client, ClientMode
 from qlib_llm_alpha.llm.gateway import Gateway
@@ -46,6 +53,7 @@ from qlib_llm_alpha.mining.llm_proposer import LLMProposer
 from qlib_llm_alpha.mining.market_profile import market_profile
 from qlib_llm_alpha.mining.search import search
 from qlib_llm_alpha.mining.session import Session, write_whole
+from qlib_llm_alpha.mining.session_audit import DOCUMENTS, document_rows, written_files
 from qlib_llm_alpha.mining.steps import StepStore
 from qlib_llm_alpha.mining.value_check import ComputedValues
 
@@ -53,13 +61,7 @@ _log = logging.getLogger(__name__)
 
 EMBEDDED: Final = "embedded"
 SHIPPED: Final = Path(__file__).parent / "recordings"
-RECORDING, JOURNAL, AUDIT, DOCUMENTS, DRAFTS = (
-    "recording.jsonl",
-    "journal.sqlite",
-    "audit.jsonl",
-    "documents.sqlite",
-    "drafts.json",
-)
+RECORDING, JOURNAL, AUDIT, DRAFTS = ("recording.jsonl", "journal.sqlite", "audit.jsonl", "drafts.json")
 BUDGET_TOKENS: Final = 500_000
 QUOTE: Final = re.compile(r"doc:([a-z]+):(\d+)-(\d+)")
 
@@ -208,12 +210,14 @@ def run_with_model(
         The model cannot be asked; everything that was answered is kept.
     """
     _check_binding(plan, data_fingerprint)
+    _check_sight(plan)
     documents = _new_documents(plan, extend)
     judged = set() if before is None else {factor.id for factor in before.factors}
     made: list[tuple[LLMProposer, DocumentView]] = []
     with DocumentStore(out / DOCUMENTS) as store, open_client(plan, out, gateway=gateway) as client:
         store.add_all(documents)
-        names = Names.of(instruments=data.panel.instruments, companies=listed_names(plan.names))
+        audit_documents(Chain(out / AUDIT), document_rows(store))
+        names = _names(plan, data, documents)
         blind = Blind(names, blind=plan.blind)
 
         def proposer_on(explore: SearchData) -> LLMProposer:
@@ -246,8 +250,15 @@ def run_with_model(
         ((proposer, view),) = made
         write_whole(out / DRAFTS, json.dumps(_drafts(proposer), indent=1, ensure_ascii=False) + "\n")
         found = session.factor_set
-        library = "" if found is None else found.id
-        head = _audit(Chain(out / AUDIT), session, proposer, view, data=data_fingerprint, plan=plan, library=library)
+        _audit_candidates(Chain(out / AUDIT), session, proposer, view)
+        head = audit_session(
+            Chain(out / AUDIT),
+            data=data_fingerprint,
+            settings=settings_hash(plan),
+            library="" if found is None else found.id,
+            files=written_files(out, found),
+            extends="" if extend is None else extend.name,
+        )
         if client.mode == "record":
             header = {
                 "model": client.model,
@@ -336,6 +347,27 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"{str(path)!r} cannot be read ({error}); expected a file; name another") from error
+
+
+def _names(plan: ModelPlan, data: SearchData, documents: Sequence[Document]) -> Names:
+    """Return what blind prompts mask: codes of the market and of the documents, indices, and the names that are given."""
+    if plan.blind and documents and plan.names is None:
+        _log.warning("no names of companies are given (--names), so that documents are shown with those they hold")
+    codes = {code for document in documents for code in document.instruments}
+    return Names.of(
+        instruments=[*data.panel.instruments, *sorted(codes - set(data.panel.instruments))],
+        companies=listed_names(plan.names),
+    )
+
+
+def _check_sight(plan: ModelPlan) -> None:
+    """Refuse to show charts to a model that may not see them, though its server would take them."""
+    settings = LLMSettings.from_environment()
+    if plan.charts and not ModelRegistry.of(plan.models).get(plan.model_now(), settings.base_url).images:
+        raise ConfigError(
+            f"{plan.charts} charts are to be shown to {plan.model_now()}, which is not known to see images; expected a "
+            "model that does: leave --charts out, or state `images: true` for it in a model registry of yours (--models)"
+        )
 
 
 def listed_names(path: Path | None) -> tuple[str, ...]:
@@ -436,17 +468,13 @@ def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan
     return tuple(notes)
 
 
-def _audit(
-    trail: Chain,
-    session: Session,
-    proposer: LLMProposer,
-    view: DocumentView,
-    *,
-    data: str,
-    plan: ModelPlan,
-    library: str,
-) -> Head:
-    """Write a row for every candidate and one for the session."""
+def settings_hash(plan: ModelPlan) -> str:
+    """Return the SHA-256 of what a model was asked with."""
+    return hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _audit_candidates(trail: Chain, session: Session, proposer: LLMProposer, view: DocumentView) -> None:
+    """Write a row for every candidate."""
     judged = {one.id: one.verdict for one in session.admission.judged}
     tried = () if session.exploration is None else session.exploration.found
     rows = []
@@ -469,8 +497,6 @@ def _audit(
         if one.text and one.step != "categorise"
     ]
     audit_candidates(trail, rows)
-    settings = hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
-    return audit_session(trail, data=data, settings=settings, library=library)
 
 
 def _candidate_row(candidate: Candidate, view: DocumentView, word: str, reason: str) -> CandidateRow:

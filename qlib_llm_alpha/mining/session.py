@@ -158,7 +158,8 @@ class Session:
             )
             for name, one in zip(names, chosen, strict=True)
         )
-        return FactorSet("mined", earlier + factors, "strict", as_of=str(self.window.end))
+        known = "" if self.before is None else self.before.as_of or ""
+        return FactorSet("mined", earlier + factors, "strict", as_of=max(str(self.window.end), known))
 
     def table(self) -> pd.DataFrame:
         """Return one row for each candidate, in the order in which they were proposed."""

@@ -1,20 +1,46 @@
-"""What a session's record is checked against beside itself: the documents that were quoted, and the library."""
+"""What a session's record is checked against beside itself: its documents, and its library."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import ExitStack
-from datetime import datetime, timezone
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from qlib_llm_alpha.chain import Head
-from qlib_llm_alpha.documents.store import DocumentStore
-from qlib_llm_alpha.errors import LLMError
-from qlib_llm_alpha.library.factor_set import load_factor_set
-from qlib_llm_alpha.llm.audit import AuditFault, QuotePlace, verify_session
-from qlib_llm_alpha.mining.llm_session import DOCUMENTS
+from qlib_llm_alpha.documents.clocks import utc_text
+from qlib_llm_alpha.documents.store import DocumentStore, StoredDocument
+from qlib_llm_alpha.errors import DocumentError, LibraryError
+from qlib_llm_alpha.library.factor_set import FactorSet, load_factor_set
+from qlib_llm_alpha.llm.audit import AuditFault, DocumentRow, QuotePlace, open_trail, verify_session
 from qlib_llm_alpha.mining.session import LIBRARY
+
+DOCUMENTS: Final = "documents.sqlite"
+_SESSION: Final = "session.json"
+
+
+def document_rows(store: DocumentStore) -> list[DocumentRow]:
+    """Return what the trail says of the documents of a store."""
+    return [_document_row(one) for one in store.stored()]
+
+
+def written_files(folder: Path, library: FactorSet | None) -> dict[str, str]:
+    """Return the SHA-256 of the files that a session leaves as they are: its documents, and its library.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the session.
+    library : FactorSet or None
+        What it is about to write; None when nothing was admitted.
+    """
+    files = {}
+    if library is not None:
+        files[LIBRARY] = hashlib.sha256(library.to_yaml().encode("utf-8")).hexdigest()
+    if (folder / DOCUMENTS).exists():
+        files[DOCUMENTS] = hashlib.sha256((folder / DOCUMENTS).read_bytes()).hexdigest()
+    return files
 
 
 def verify(folder: Path) -> list[AuditFault]:
@@ -29,42 +55,75 @@ def verify(folder: Path) -> list[AuditFault]:
     -------
     list of AuditFault
         Empty when all is well: no row of the trail was changed, moved or removed, every answer is the one that was
-        audited, every quote stands where it was found, and the library is the one that the session ended with.
+        audited, every document is the one that was stored, every quote stands where it was found, and the library is
+        the one that the session ended with, to the byte. Figures in ``session.json``, ``report.md`` and the tables
+        are not compared.
 
     Raises
     ------
     LLMError
-        The folder holds no trail, or its journal cannot be read.
+        The folder holds no trail.
     """
-    library = folder / LIBRARY
-    named = load_factor_set(library).id if library.exists() else ""
-    with ExitStack() as stack:
-        view = None
-        if (folder / DOCUMENTS).exists():
-            store = stack.enter_context(DocumentStore(folder / DOCUMENTS))
-            view = store.as_of(datetime.max.replace(tzinfo=timezone.utc))
+    open_trail(folder)
+    stored, faults = _stored(folder / DOCUMENTS)
+    library, library_faults = _library(folder / LIBRARY)
+    anchor, anchor_faults = _anchor(folder / _SESSION)
 
-        def quote_fault(quote: QuotePlace) -> str:
-            text = None if view is None else view.text_of(quote.document)
-            if text is None:
-                return f"document {quote.document} is not in the store of the session"
-            found = hashlib.sha256(text[quote.start : quote.end].encode("utf-8")).hexdigest()
-            if found != quote.sha256:
-                return f"characters {quote.start} to {quote.end} of document {quote.document} are not what was quoted"
-            return ""
+    def quote_fault(quote: QuotePlace) -> str:
+        if stored is None:
+            return ""  # that no document can be read is a fault of its own
+        if quote.document not in stored:
+            return f"document {quote.document} is not in the store of the session"
+        text = stored[quote.document].document.text[quote.start : quote.end]
+        if hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() != quote.sha256:
+            return f"characters {quote.start} to {quote.end} of document {quote.document} are not what was quoted"
+        return ""
 
-        return verify_session(folder, quote_fault=quote_fault, library=named, anchor=_anchor(folder))
+    rows = None if stored is None else {name: _document_row(one) for name, one in stored.items()}
+    found = verify_session(folder, quote_fault=quote_fault, documents=rows, library=library, anchor=anchor)
+    return [*found, *(AuditFault(None, detail) for detail in (*faults, *library_faults, *anchor_faults))]
 
 
-def _anchor(folder: Path) -> Head | None:
-    """Return the head of the trail that the finished session wrote down; None for one that is not finished."""
-    place = folder / "session.json"
-    if not place.exists():
-        return None
+def _stored(path: Path) -> tuple[Mapping[str, StoredDocument] | None, list[str]]:
+    """Return the documents by their ids, None when they cannot be read, and what is wrong with them."""
+    if not path.exists():
+        return {}, []
     try:
-        said = json.loads(place.read_text(encoding="utf-8")).get("audit")
-        return None if said is None else Head(int(said["count"]), str(said["hash"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LLMError(
-            f"{str(place)!r} cannot be read ({error}); expected what the session wrote; restore it from a copy"
-        ) from error
+        with DocumentStore(path) as store:
+            found = store.stored()
+    except DocumentError as error:
+        return None, [str(error)]
+    return {one.document.id: one for one in found}, [fault for one in found for fault in one.faults()]
+
+
+def _library(path: Path) -> tuple[str | None, list[str]]:
+    """Return the id of the library, None when it cannot be read, and what is wrong with it."""
+    if not path.exists():
+        return "", []
+    try:
+        return load_factor_set(path).id, []
+    except LibraryError as error:
+        return None, [str(error)]
+
+
+def _anchor(place: Path) -> tuple[Head | None, list[str]]:
+    """Return the head of the trail that the finished session wrote down; None for one that is not finished."""
+    if not place.exists():
+        return None, []
+    try:
+        said = json.loads(place.read_text(encoding="utf-8"))["audit"]
+        return Head(int(said["count"]), str(said["hash"])), []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        detail = f"{place.name} does not name the head of the trail ({error!r:.80}); expected what the session wrote"
+        return None, [detail]
+
+
+def _document_row(one: StoredDocument) -> DocumentRow:
+    document = one.document
+    return DocumentRow(
+        document=document.id,
+        available_at=utc_text(document.available_at),
+        private=document.private,
+        text_sha256=document.text_sha256,
+        sha256=one.sha256,
+    )

@@ -192,7 +192,7 @@ def test_nothing_after_explore_reaches_a_prompt_and_nothing_after_search_changes
     keys = []
     for number, provider in enumerate((small_provider, gone)):
         gateway = ScriptedGateway()
-        model = {"charts": 2}
+        model = {"charts": 2, "models": sees_images(tmp_path)}
         run_mining(request_for(provider=provider, model=model), tmp_path / str(number), None, gateway=gateway)
         # A key hashes every text and every image of its request.
         keys.append([request.key for request in gateway.requests])
@@ -200,6 +200,39 @@ def test_nothing_after_explore_reaches_a_prompt_and_nothing_after_search_changes
     assert any(message.images for request in gateway.requests for message in request.messages)
     for file in ("verdicts.parquet", "explored.parquet", "series.parquet", "recording.jsonl"):
         assert (tmp_path / "0" / file).read_bytes() == (tmp_path / "1" / file).read_bytes(), file
+
+
+def sees_images(folder: Path) -> Path:
+    registry = folder / "models.yaml"
+    registry.write_text("models:\n  scripted: {images: true}\n", encoding="utf-8")
+    return registry
+
+
+def test_charts_are_not_drawn_for_a_model_that_may_not_see_them(
+    request_for: Callable[..., MiningRequest], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="not known to see images"):
+        run_mining(request_for(model={"charts": 1}), tmp_path / "out", None, gateway=ScriptedGateway())
+
+
+def test_a_library_that_knows_later_days_is_neither_known_nor_extended(
+    request_for: Callable[..., MiningRequest], tmp_path: Path
+) -> None:
+    run_mining(request_for(alpha=1.0), tmp_path / "one", None, gateway=ScriptedGateway())
+    library = tmp_path / "one" / "library.yaml"
+    for later in ({"extend": tmp_path / "one"}, {"library": str(library)}):
+        with pytest.raises(ConfigError, match="was chosen with bars up to 2019-12-31, and search ends on 2019-10-31"):
+            run_mining(request_for(end="2019-10-31", **later), tmp_path / "two", None, gateway=ScriptedGateway())
+
+
+def test_a_comparison_with_a_model_that_has_nothing_to_say_still_ends(
+    request_for: Callable[..., MiningRequest], notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (notes / "gaps.md").unlink()
+    monkeypatch.setattr("qlib_llm_alpha.mining.llm_session.Gateway", lambda *settings: ScriptedGateway())
+    ledger = TrialLedger(tmp_path / "ledger")
+    table = compare_mining(request_for(trials=10), ["random", "llm"], tmp_path / "out", ledger)
+    assert [row.trials for row in table.rows] == [0, 0, 0, 10]
 
 
 def test_documents_of_later_days_are_left_out_and_nothing_but_such_is_refused(
