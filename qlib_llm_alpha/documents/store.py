@@ -7,16 +7,20 @@ from its own ``available_at`` on, and an earlier moment still sees the old text.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from qlib_llm_alpha.documents.chunking import LONGEST, chunks_of
+from qlib_llm_alpha.documents.cleaning import sha256_of
 from qlib_llm_alpha.documents.clocks import aware, utc_text
-from qlib_llm_alpha.documents.document import Document
+from qlib_llm_alpha.documents.document import Document, document_id
 from qlib_llm_alpha.documents.row import COLUMNS, document_from, row_of
 from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.documents.words import words_of
@@ -42,6 +46,31 @@ CREATE INDEX chunks_of_document ON chunks (document);
 CREATE VIRTUAL TABLE words USING fts5 (text, content = '', tokenize = 'ascii');
 CREATE VIRTUAL TABLE places USING fts5vocab ('words', 'instance');
 """
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document as it lies in the store.
+
+    Parameters
+    ----------
+    document : Document
+    sha256 : str
+        Of all that the store holds of it: every field, what it corrects, and the places of its passages.
+    """
+
+    document: Document
+    sha256: str
+
+    def faults(self) -> list[str]:
+        """Return what does not fit within the document itself: its text is not that of its hash, or of its id."""
+        one = self.document
+        found = []
+        if sha256_of(one.text) != one.text_sha256:
+            found.append(f"the text of document {one.id} is not the one of its SHA-256")
+        if document_id(one.source, one.text) != one.id:
+            found.append(f"the id of document {one.id} is not that of its source and text")
+        return found
 
 
 class DocumentStore:
@@ -151,8 +180,33 @@ class DocumentStore:
         -------
         DocumentView
             Of the documents that are stored now; later additions do not change it.
+
+        Raises
+        ------
+        DocumentError
+            The moment has no zone, or the file is damaged.
         """
-        return DocumentView(self._database, aware(when, "as_of"))
+        with self._told():
+            return DocumentView(self._database, aware(when, "as_of"))
+
+    def stored(self) -> list[StoredDocument]:
+        """Return every document that was ever stored, corrected ones too, in the order in which they were stored.
+
+        Raises
+        ------
+        DocumentError
+            The file is damaged.
+        """
+        with self._told():
+            rows = self._database.execute(f"SELECT {COLUMNS}, corrects FROM documents ORDER BY row").fetchall()  # noqa: S608
+            places = self._database.execute('SELECT document, start, "end", words FROM chunks ORDER BY row').fetchall()
+        found = []
+        for row in rows:
+            document = document_from(row[:-1])
+            passages = [list(place[1:]) for place in places if place[0] == document.id]
+            content = json.dumps([row, passages], ensure_ascii=True, default=repr)
+            found.append(StoredDocument(document, sha256_of(content)))
+        return found
 
     def later_than(self, when: datetime) -> list[Document]:
         """Return the documents that a moment does not see yet, by availability: for a warning, never for a model."""
@@ -164,6 +218,19 @@ class DocumentStore:
 
     def __len__(self) -> int:
         return int(self._database.execute("SELECT COUNT(*) FROM documents").fetchone()[0])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what is said of a damaged file into an error that says what to do."""
+        import sqlite3
+
+        try:
+            yield
+        except (sqlite3.Error, TypeError) as error:
+            raise DocumentError(
+                f"the document store cannot be read ({error!s:.120}); expected the file as this package left it; "
+                "restore it from a copy"
+            ) from error
 
     def _row(self, document: str) -> tuple[Any, ...] | None:
         found: tuple[Any, ...] | None = self._database.execute(

@@ -1,9 +1,10 @@
 """The audit trail of a session: who asked what of which model, from which documents, and what became of it.
 
-``audit.jsonl`` is a :class:`~qlib_llm_alpha.chain.Chain` with rows of four kinds: ``call`` for each answer, ``failure``
-for each call that gave none, ``candidate`` for each formula that was proposed, with the calls and the quotes it came
-from and its verdict, and ``session`` for the whole. It holds hashes of prompts and answers and places of quotes, never
-their text; the text is in ``journal.sqlite`` and in the documents.
+``audit.jsonl`` is a :class:`~qlib_llm_alpha.chain.Chain` with rows of five kinds: ``document`` for each document that
+was stored, ``call`` for each answer, ``failure`` for each call that gave none, ``candidate`` for each formula that was
+proposed, with the calls and the quotes it came from and its verdict, and ``session`` for the whole, with the hashes of
+the files that it wrote. It holds hashes of prompts and answers and places of quotes, never their text; the text is in
+``journal.sqlite`` and in the documents.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ AUDIT: Final = "audit.jsonl"
 CALL: Final = "call"
 FAILURE: Final = "failure"
 CANDIDATE: Final = "candidate"
+DOCUMENT: Final = "document"
 SESSION: Final = "session"
 
 _FIELD: Final = re.compile(r"\$[A-Za-z_][A-Za-z_0-9]*")
-_COMPARED: Final = ("purpose", "model", "revision", "prompt", "documents", "as_of", "reply_sha256")
+_DECLARED: Final = ("actor", "knowledge_cutoff", "cost_usd", "code")
+"""What a call's row has from elsewhere than the journal."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,31 @@ class QuotePlace:
     document: str
     start: int
     end: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DocumentRow:
+    """What the trail says of one stored document.
+
+    Parameters
+    ----------
+    document : str
+        Its id.
+    available_at : str
+        UTC time from which on a trader could have had it.
+    private : bool
+        Its text must not leave the machine.
+    text_sha256 : str
+        Of its text as it is stored.
+    sha256 : str
+        Of everything that the store holds of it: the fields above, its source and dates, its passages.
+    """
+
+    document: str
+    available_at: str
+    private: bool
+    text_sha256: str
     sha256: str
 
 
@@ -150,6 +178,11 @@ def audit_failure(
     trail.append([(FAILURE, body)])
 
 
+def audit_documents(trail: Chain, documents: Iterable[DocumentRow]) -> int:
+    """Write a row for each document, except for those that the trail has just so; return how many were new."""
+    return _append_new(trail, DOCUMENT, [asdict(document) for document in documents])
+
+
 def audit_candidates(trail: Chain, candidates: Iterable[CandidateRow]) -> int:
     """Write a row for each candidate, except for those that the trail has just so; return how many were new.
 
@@ -158,8 +191,10 @@ def audit_candidates(trail: Chain, candidates: Iterable[CandidateRow]) -> int:
     return _append_new(trail, CANDIDATE, [_listed(asdict(candidate)) for candidate in candidates])
 
 
-def audit_session(trail: Chain, *, data: str, settings: str, library: str) -> Head:
-    """Write the row of the session, unless the trail has it just so; return the head, to keep elsewhere as an anchor.
+def audit_session(
+    trail: Chain, *, data: str, settings: str, library: str, files: Mapping[str, str] | None = None, extends: str = ""
+) -> Head:
+    """Write the row of the session, unless the trail ends with it just so; return the head, to keep as an anchor.
 
     Parameters
     ----------
@@ -170,9 +205,25 @@ def audit_session(trail: Chain, *, data: str, settings: str, library: str) -> He
         Hash of the settings.
     library : str
         Id of the admitted factor set; empty when nothing was admitted.
+    files : Mapping, optional
+        Name to SHA-256 of the files of the folder that stay as they are from now on, such as the library's.
+    extends : str
+        Name of the folder of the session whose library this one goes on with; empty for none.
     """
-    _append_new(trail, SESSION, [{"data": data, "settings": settings, "library": library, "code": __version__}])
-    return trail.head()
+    body = {
+        "data": data,
+        "settings": settings,
+        "library": library,
+        "files": dict(files or {}),
+        "extends": extends,
+        "code": __version__,
+    }
+    with trail.locked():
+        last = _last_session(trail.rows(SESSION))
+        # An earlier row that says the same does not do: the last one is what the folder is compared with.
+        if last is None or canonical_json(last.body) != canonical_json(body):
+            trail.append([(SESSION, body)])
+        return trail.head()
 
 
 def reconcile(journal: Journal, trail: Chain, facts: CallFacts | None = None) -> int:
@@ -194,10 +245,11 @@ def verify_session(
     folder: Path,
     *,
     quote_fault: Callable[[QuotePlace], str] | None = None,
+    documents: Mapping[str, DocumentRow] | None = None,
     library: str | None = None,
     anchor: Head | None = None,
 ) -> list[AuditFault]:
-    """Compare trail, journal and documents, and name everything that does not fit.
+    """Compare trail, journal, documents and the files of the session, and name everything that does not fit.
 
     Parameters
     ----------
@@ -205,6 +257,8 @@ def verify_session(
         Of the session.
     quote_fault : callable, optional
         Says what is wrong with a quote, such as that its document is missing; an empty text if nothing is.
+    documents : Mapping, optional
+        Id to row of the documents that the store of the session holds now; None: they are not compared.
     library : str, optional
         Id of the factor set that the folder holds, empty for none; compared with that of the session's last row.
     anchor : Head, optional
@@ -225,22 +279,34 @@ def verify_session(
     rows = _readable(trail)
     calls, journal_faults = _kept_calls(folder / JOURNAL)
     faults = [*(AuditFault(fault.row, fault.detail) for fault in damage), *journal_faults]
-    audited = [row for row in rows if row.kind == CALL]
-    for row in audited:
-        faults += [AuditFault(row.number, detail) for detail in _call_faults(row, calls)]
-    if not damage:  # else the row may be among those that cannot be read
-        for key in sorted(set(calls) - {str(row.body.get("key")) for row in audited}):
-            faults.append(
-                AuditFault(None, f"the answer to {key[:12]} has no row in the trail; resume the session once")
-            )
     for row in rows:
-        if row.kind == CANDIDATE:
-            faults += [AuditFault(row.number, detail) for detail in _candidate_faults(row, calls, quote_fault)]
-    last = next((row for row in reversed(rows) if row.kind == SESSION), None)
+        try:
+            if row.kind == CALL:
+                details = _call_faults(row, calls)
+            elif row.kind == CANDIDATE:
+                details = _candidate_faults(row, calls, quote_fault)
+            elif row.kind == DOCUMENT and documents is not None:
+                details = _document_faults(row, documents)
+            else:
+                details = []
+        except (KeyError, TypeError, AttributeError) as error:
+            details = [f"this row of kind {row.kind} lacks what such a row holds ({error!r:.80})"]
+        faults += [AuditFault(row.number, detail) for detail in details]
+    if not damage:  # else the row may be among those that cannot be read
+        faults += [
+            AuditFault(None, f"{what} has no row in the trail; resume the session once")
+            for what in (
+                *_without_row("the answer to", sorted(calls), rows, CALL, "key"),
+                *_without_row("document", sorted(documents or ()), rows, DOCUMENT, "document"),
+            )
+        ]
+    last = _last_session(rows)
     told = "" if last is None else str(last.body.get("library"))
     if library is not None and told != library:
         detail = f"the session ended with library {told or 'none'}; the folder has {library or 'none'}"
         faults.append(AuditFault(None if last is None else last.number, detail))
+    if last is not None:
+        faults += [AuditFault(last.number, detail) for detail in _file_faults(folder, last)]
     return faults
 
 
@@ -262,12 +328,15 @@ def trace_factor(folder: Path, factor: str) -> Lineage:
         The trail is damaged.
     """
     rows = list(open_trail(folder).rows())
+    last_session = _last_session(rows)
     candidates = [row for row in rows if row.kind == CANDIDATE]
     found = _matching(candidates, factor)
     if not found:
+        before = "" if last_session is None else last_session.body.get("extends", "")
+        hint = f"; what was found before is in the trail of {before!r}, which this session extends" if before else ""
         raise LLMError(
             f"the trail of {folder.name!r} knows no factor {factor[:80]!r} among {len(candidates)} candidates; "
-            "expected a name, an id or a formula; `library list` and verdicts.parquet have them"
+            f"expected a name, an id or a formula; `library list` and verdicts.parquet have them{hint}"
         )
     last = found[-1].body
     keys = list(dict.fromkeys(key for row in found for key in row.body["calls"]))
@@ -284,7 +353,7 @@ def trace_factor(folder: Path, factor: str) -> Lineage:
         prompts=tuple(prompts.values()),
         documents=tuple(dict.fromkeys(name for call in calls for name in call.get("documents", ()))),
         quotes=tuple(quotes.values()),
-        session=next((_timed(row) for row in reversed(rows) if row.kind == SESSION), None),
+        session=None if last_session is None else _timed(last_session),
     )
 
 
@@ -360,10 +429,46 @@ def _kept_calls(path: Path) -> tuple[dict[str, JournalRow], list[AuditFault]]:
                     calls[key] = kept
     except LLMError as error:
         faults.append(AuditFault(None, str(error)))
-    for key, kept in calls.items():
-        if hashlib.sha256(canonical_json(kept.request).encode("ascii")).hexdigest() != key:
-            faults.append(AuditFault(None, f"the request {key[:12]} in the journal is not the one that was asked"))
     return calls, faults
+
+
+def _without_row(what: str, wanted: Iterable[str], rows: Sequence[Row], kind: str, name: str) -> list[str]:
+    known = {str(row.body.get(name)) for row in rows if row.kind == kind}
+    return [f"{what} {one[:12] if kind == CALL else one}" for one in wanted if one not in known]
+
+
+def _last_session(rows: Iterable[Row]) -> Row | None:
+    last = None
+    for row in rows:
+        if row.kind == SESSION:
+            last = row
+    return last
+
+
+def _file_faults(folder: Path, session: Row) -> list[str]:
+    found = []
+    files = session.body.get("files")
+    for name, told in files.items() if isinstance(files, dict) else ():
+        place = folder / Path(name).name  # whatever the trail says, nothing outside of the folder is read
+        try:
+            now = hashlib.sha256(place.read_bytes()).hexdigest()
+        except OSError as error:
+            found.append(f"{name} cannot be read ({error.strerror}); the session wrote it")
+            continue
+        if now != told:
+            found.append(f"{name} is not the file that the session wrote")
+    return found
+
+
+def _document_faults(row: Row, documents: Mapping[str, DocumentRow]) -> list[str]:
+    told = DocumentRow(**row.body)
+    now = documents.get(told.document)
+    if now is None:
+        return [f"document {told.document} is not in the store of the session"]
+    named = [name for name in ("available_at", "private", "text_sha256") if getattr(now, name) != getattr(told, name)]
+    if not named and now.sha256 != told.sha256:
+        return [f"document {told.document} in the store is not as it was stored: its source, dates or passages differ"]
+    return [f"{name} of document {told.document} in the store is not the one of the trail" for name in named]
 
 
 def _readable(trail: Chain) -> list[Row]:
@@ -382,12 +487,20 @@ def _call_faults(row: Row, calls: Mapping[str, JournalRow]) -> list[str]:
     kept = calls.get(key)
     if kept is None:
         return [f"the answer to {key[:12]} is not in the journal"]
-    now = _call_body(kept, None, "")
+    if not _is_of_key(kept):
+        return [f"the request {key[:12]} in the journal is not the one that was asked"]
     return [
         f"{name} of call {key[:12]} in the journal is not the one of the trail"
-        for name in _COMPARED
-        if now[name] != row.body.get(name)
+        for name, value in _call_body(kept, None, "").items()
+        if name not in _DECLARED and value != row.body.get(name)
     ]
+
+
+def _is_of_key(kept: JournalRow) -> bool:
+    try:
+        return hashlib.sha256(canonical_json(kept.request).encode("ascii")).hexdigest() == kept.key
+    except ValueError:  # a number that no request holds, such as NaN
+        return False
 
 
 def _candidate_faults(
