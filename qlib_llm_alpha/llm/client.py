@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
@@ -23,16 +24,20 @@ ClientMode = Literal["live", "record", "replay"]
 EMBEDDED_AT_ONCE: Final = 64
 """Texts of one request for embeddings."""
 
-_MAYBE_CHARGED: Final = ("timeout", "connection", "gave_up", "malformed_reply")
-"""Failures of which the server may have counted what we never saw."""
+_DROPPED_WITHIN_S: Final = 10.0
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class AnswersRequests(Protocol):
-    """What is asked of a server's side; :class:`qlib_llm_alpha.llm.gateway.Gateway` does it over HTTP."""
+    """What is asked of a server's side; :class:`qlib_llm_alpha.llm.gateway.Gateway` does it over HTTP.
+
+    It calls ``lost``, which a client sets, for every attempt that may have cost something and gave no reply: only there
+    is it known what left this machine.
+    """
 
     concurrency: int
+    lost: Callable[[Request, Usage | None, str], None]
 
     async def answer(self, request: Request) -> Reply:
         """Return the reply of a server; an LLMError when there is none."""
@@ -107,6 +112,8 @@ class Client:
         self._embedding_model, self._endpoint = embedding_model or model, endpoint
         self._used: set[str] = set()
         self._loop: _Loop | None = None
+        if gateway is not None:
+            gateway.lost = journal.spend
         if audit is not None:
             reconcile(journal, audit, facts)
 
@@ -140,7 +147,8 @@ class Client:
 
         Notes
         -----
-        Before anything is raised, what is in flight is finished and kept; nothing new is begun.
+        Before anything is raised, what is in flight is finished and kept; nothing new is begun. So it is when the user
+        interrupts; a second interrupt cancels what is in flight, and the journal has what that may have cost.
         """
         talks = {request.key: _Talk.begin(request, self._repairs) for request in requests}
         report = self._reporter(len(talks))
@@ -152,7 +160,8 @@ class Client:
         if waiting:
             if self.mode == "replay":
                 raise ReplayError(self._missing([talk.due for talk in waiting]))
-            self._on_loop(_Asking(self, self._asked_gateway(), waiting, report).run())
+            asking = _Asking(self, self._asked_gateway(), waiting, report)
+            self._on_loop(asking.run(), asking.begin_nothing_more)
         return [_ended(talks[request.key]) for request in requests]
 
     def embed(self, texts: Sequence[str], *, private: bool = False) -> list[list[float]]:
@@ -250,6 +259,7 @@ class Client:
             name = f"answered as, asked for {request.model} {request.revision}".strip()
             before = self._journal.fact(name) or self._journal.note(name, reply.model)
             if before != reply.model:
+                self._journal.spend(request, reply.usage, "model_changed")
                 raise failure(
                     "model_changed",
                     f"asked for {request.model!r}, {reply.model!r} answered; expected {before!r} as before in this "
@@ -259,11 +269,9 @@ class Client:
         return self._keep(request, reply, asked=True)
 
     def _lose(self, request: Request, error: LLMFailure) -> None:
-        """Keep what a call cost that gave nothing to keep."""
-        usage = error.usage if isinstance(error.usage, Usage) else None
-        if usage is not None or error.kind in _MAYBE_CHARGED:
-            self._journal.spend(request, usage, error.kind)
+        """Audit a call that gave nothing to keep; what it cost is in the journal already."""
         if self._audit is not None:
+            usage = error.usage if isinstance(error.usage, Usage) else None
             audit_failure(self._audit, request, error.kind, usage, self._facts)
 
     def _asked_gateway(self) -> AnswersRequests:
@@ -274,12 +282,12 @@ class Client:
             )
         return self._gateway
 
-    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+    def _on_loop(self, work: Coroutine[Any, Any, T], wind_up: Callable[[], None] | None = None) -> T:
         # One loop for the life of the client, in a thread of its own: connections belong to a loop, and the caller,
         # such as a notebook, may be running one already.
         if self._loop is None:
             self._loop = _Loop()
-        return self._loop.run(work)
+        return self._loop.run(work, wind_up)
 
     def _reporter(self, total: int) -> Callable[[], None]:
         done = 0
@@ -358,6 +366,11 @@ class _Asking:
             if error is not None:
                 raise error
 
+    def begin_nothing_more(self) -> None:
+        """Let what is in flight end, and begin nothing new."""
+        if self._error is None:
+            self._error = LLMError("the user interrupted; what was answered is kept: resume the session to go on")
+
     async def _carry(self, talk: _Talk) -> None:
         while talk.outcome is None:
             key = talk.due.key
@@ -400,13 +413,31 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="qlib_llm_alpha.llm", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+    def run(self, work: Coroutine[Any, Any, T], wind_up: Callable[[], None] | None = None) -> T:
+        """Return what the work gives; an interrupt calls ``wind_up`` and waits, a second one cancels the work."""
+        ended = threading.Event()
+
+        async def told() -> T:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(told(), self._loop)
         try:
             return future.result()
-        except BaseException:
-            future.cancel()
+        except KeyboardInterrupt:
+            if wind_up is not None:
+                self._loop.call_soon_threadsafe(wind_up)
+                _LOG.warning("interrupted: answers on their way are waited for; interrupt again to drop them")
+                with suppress(KeyboardInterrupt):
+                    ended.wait()
             raise
+        finally:
+            if not ended.is_set():
+                future.cancel()
+                # What was dropped is booked before this thread goes on and closes the journal.
+                ended.wait(_DROPPED_WITHIN_S)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

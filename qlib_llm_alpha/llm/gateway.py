@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from qlib_llm_alpha.errors import BudgetError, OfflineError, PrivacyError
+from qlib_llm_alpha.errors import BudgetError, LLMFailure, OfflineError, PrivacyError
 from qlib_llm_alpha.llm.budget import Budget, Reservation
 from qlib_llm_alpha.llm.dialect import Dialect
 from qlib_llm_alpha.llm.failures import failure
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
 FIRST_BACKOFF_S: Final = 0.5
 EMBEDDED_AT_ONCE: Final = 10
 """Texts in one HTTP request: the most that DashScope takes; others take more."""
+
+CANCELLED: Final = "cancelled"
+"""What ``lost`` hears of an attempt that was cancelled; no kind of failure."""
+
+Lost = Callable[[Request, Usage | None, str], None]
+"""Takes a request, the tokens that the server counted, and a kind of failure."""
 
 _NO_KEY: Final = "none"  # the SDK wants one, servers on this machine do not
 _LOG = logging.getLogger(__name__)
@@ -64,6 +70,13 @@ class Gateway:
     pause : callable
         Waits so many seconds; for tests.
 
+    Attributes
+    ----------
+    lost : callable
+        Told at once, with request, usage and kind, of each attempt that may have cost something and gave no reply: a
+        timeout, a connection that broke after the request had left, a call that was cancelled. What it cost is then
+        kept wherever replies are kept, and a resumed session does not forget it. By default nobody listens.
+
     Notes
     -----
     What a model and server were found to take is remembered for the life of the gateway, and so is the name under which
@@ -85,6 +98,7 @@ class Gateway:
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.concurrency = concurrency
+        self.lost: Lost = lambda request, usage, kind: None
         self._settings, self._registry, self._budget = settings, registry, budget
         self._timeout_s, self._deadline_s = timeout_s, deadline_s
         self._retries, self._retry_cap_s = retries, retry_cap_s
@@ -101,14 +115,14 @@ class Gateway:
         -------
         Reply
             Every readable HTTP answer is one, however strange its content: refusals, filtered, cut and blank ones too.
-            Its usage counts all attempts of this call for which the server counted tokens.
+            Its usage is that of the answer; what attempts before it cost was told to ``lost``.
 
         Raises
         ------
         OfflineError, PrivacyError, BudgetError
             Nothing was sent, or nothing more.
         LLMFailure
-            No answer; with the usage of attempts that were counted.
+            No answer; with the usage of attempts that were counted, all of which were told to ``lost``.
         """
         info = self._permitted(request.model, private=request.private)
         question = Chat(request, self._dialects.get(request.model) or Dialect.of(info), info)
@@ -120,14 +134,18 @@ class Gateway:
         reply = Reply(
             text=self._clean(heard.text),
             finish=self._clean(heard.finish),
-            usage=told.usage,
+            usage=heard.usage,
             model=self._clean(heard.model),
             mode=question.dialect.mode,
             attempts=told.attempts,
             seconds=told.seconds,
             reasoning=self._clean(heard.reasoning),
         )
-        self._expect_same_model(request.model, reply.model, reply.usage, reply.text)
+        try:
+            self._expect_same_model(request.model, reply.model, reply.usage, reply.text)
+        except LLMFailure as changed:
+            self.lost(request, reply.usage, changed.kind)
+            raise
         return reply
 
     async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
@@ -152,7 +170,7 @@ class Gateway:
         for told in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(told, BaseException):
                 raise told
-            self._expect_same_model(model, self._clean(told.heard.model), told.usage, "")
+            self._expect_same_model(model, self._clean(told.heard.model), told.heard.usage, "")
             vectors += told.heard.values
         if len({len(vector) for vector in vectors}) > 1:
             raise failure("malformed_reply", f"vectors of {model!r} differ in length; expected one; check the server")
@@ -197,11 +215,11 @@ class Gateway:
                 except BudgetError as error:
                     if last is None or (last.free and usage is None):
                         raise
-                    # What earlier attempts cost must reach the journal, or a resumed session forgets it.
+                    # What went wrong before is what the budget was spent on: both are told.
                     outcome = Fault(last.kind, f"{last.detail}; no other attempt: {error}")
-                usage = _sum(usage, outcome.usage)
                 if not isinstance(outcome, Fault):
-                    return _Told(outcome, usage or Usage(), sent, time.monotonic() - began)
+                    return _Told(outcome, sent, time.monotonic() - began)
+                usage = _sum(usage, outcome.usage)
                 if question.adapts_to(outcome):
                     continue
                 failed, last = failed + 1, outcome
@@ -222,13 +240,21 @@ class Gateway:
         try:
             outcome = await self._send(question, client, seconds)
         finally:
-            if isinstance(outcome, Fault) and outcome.free:
-                self._budget.release(reservation)
-            else:
-                # A cancelled attempt, which left no outcome, may have cost everything that was set aside.
-                self._budget.settle(reservation, None if outcome is None else outcome.usage)
-            place.let_go()
+            try:
+                self._book(question, reservation, outcome)
+            finally:
+                place.let_go()
         return outcome
+
+    def _book(self, question: Question[_T], reservation: Reservation, outcome: _T | Fault | None) -> None:
+        """Book what an attempt cost; a cancelled one left no outcome and may have cost all that was set aside."""
+        if isinstance(outcome, Fault) and outcome.free:
+            self._budget.release(reservation)
+            return
+        usage = None if outcome is None else outcome.usage
+        self._budget.settle(reservation, usage)
+        if question.request is not None and (outcome is None or isinstance(outcome, Fault)):
+            self.lost(question.request, usage, CANCELLED if outcome is None else outcome.kind)
 
     async def _reserve(self, question: Question[_T], info: ModelInfo, place: _Place) -> Reservation:
         """Set aside the worst case; while others hold theirs, wait for what they leave."""
@@ -345,10 +371,9 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Told(Generic[_T]):
-    """An answer with what it took: tokens of all attempts, HTTP requests, seconds."""
+    """An answer with what it took: HTTP requests and seconds."""
 
     heard: _T
-    usage: Usage
     attempts: int
     seconds: float
 

@@ -22,6 +22,7 @@ class Question(Protocol[T_co]):
     """What the gateway needs to know of a question; everything else is the same for all."""
 
     model: str
+    request: Request | None
 
     def most_tokens(self) -> tuple[int, int]:
         """Return the most tokens that prompt and answer can have."""
@@ -44,6 +45,7 @@ class Chat:
 
     def __init__(self, request: Request, dialect: Dialect, info: ModelInfo) -> None:
         self.model = request.model
+        self.request: Request | None = request
         self.dialect = dialect
         self._request, self._info = request, info
 
@@ -76,6 +78,7 @@ class Embedding:
 
     def __init__(self, texts: Sequence[str], model: str) -> None:
         self.model = model
+        self.request: Request | None = None
         self._texts = list(texts)
 
     def most_tokens(self) -> tuple[int, int]:

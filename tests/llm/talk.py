@@ -44,6 +44,7 @@ class FakeGateway:
         self.embedded: list[str] = []
         self.most_in_flight = self.in_flight = 0
         self.closed = False
+        self.lost: Callable[[Request, Usage | None, str], None] = lambda request, usage, kind: None
         self._answers, self._wait_s = answers, wait_s
 
     async def answer(self, request: Request) -> Reply:

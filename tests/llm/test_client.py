@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,13 +177,15 @@ def test_a_longer_answer_to_one_request_that_is_another_request_is_asked_once(jo
     assert len(gateway.asked) == 2
 
 
-@pytest.mark.parametrize("error", [LLMFailure("timeout", "late", usage=Usage(7, 0)), BudgetError("the end")])
+@pytest.mark.parametrize("error", [LLMFailure("timeout", "late"), BudgetError("the end")])
 def test_when_one_fails_the_others_in_flight_are_kept_and_nothing_is_begun(journal: Journal, error: LLMError) -> None:
     class Uneven(FakeGateway):
         async def answer(self, request: Request) -> Reply:
             if request.messages[-1].text == "1":
                 self.asked.append(request)
                 await asyncio.sleep(0.005)
+                if isinstance(error, LLMFailure):
+                    self.lost(request, Usage(7, 0), error.kind)
                 raise error
             return await super().answer(request)
 
@@ -198,15 +202,75 @@ def test_when_one_fails_the_others_in_flight_are_kept_and_nothing_is_begun(journ
     assert len(later.asked) == 9
 
 
-@pytest.mark.parametrize(("kind", "calls"), [("timeout", 1), ("connection", 0)])
-def test_a_call_that_may_have_been_charged_counts_at_its_most(journal: Journal, kind: str, calls: int) -> None:
+def test_what_the_gateway_lost_is_in_the_journal_at_its_most_whatever_comes_after(journal: Journal) -> None:
+    class Stumbling(FakeGateway):
+        async def answer(self, request: Request) -> Reply:
+            self.lost(request, None, "timeout")
+            self.lost(request, Usage(7, 0), "malformed_reply")
+            return await super().answer(request)
+
+    with live(journal, Stumbling(number)) as client:
+        client.complete([request("0")])
+    spent = journal.spent()["model-a"]
+    assert (spent.calls, spent.unmeasured, spent.usage.prompt, spent.bound.answer) == (3, 1, 17, 100 + 0 + 5)
+
+
+def test_a_failure_alone_costs_nothing_since_only_the_gateway_knows_what_left(journal: Journal) -> None:
     def fail(_: Request) -> Reply:
-        raise LLMFailure(kind, "nothing came")
+        raise LLMFailure("connection", "refused")
 
     with live(journal, FakeGateway(fail)) as client, pytest.raises(LLMFailure):
         client.complete([request("0")])
-    spent = journal.spent()
-    assert [(one.calls, one.unmeasured, one.bound.answer) for one in spent.values()] == [(1, 1, 100)] * calls
+    assert journal.spent() == {}
+
+
+def interrupt() -> None:
+    """Press Ctrl-C."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGINT)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to a thread")
+def test_an_interrupt_keeps_what_is_in_flight_and_begins_nothing(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Pressed(FakeGateway):
+        async def answer(self, request: Request) -> Reply:
+            if len(self.asked) == 1:
+                interrupt()
+            return await super().answer(request)
+
+    gateway = Pressed(number, concurrency=2, wait_s=0.1)
+    with live(journal, gateway) as client, pytest.raises(KeyboardInterrupt):
+        client.complete([request(str(n)) for n in range(6)])
+    assert len(gateway.asked) == len(journal.reply_keys()) == 2
+    assert "interrupt again to drop them" in caplog.text
+    later = FakeGateway(number)
+    with live(journal, later) as client:
+        client.complete([request(str(n)) for n in range(6)])
+    assert len(later.asked) == 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to a thread")
+def test_a_second_interrupt_drops_what_is_in_flight_and_the_journal_has_its_cost(journal: Journal) -> None:
+    class Stuck(FakeGateway):
+        async def answer(self, request: Request) -> Reply:
+            self.asked.append(request)
+            try:
+                for _ in range(2):
+                    interrupt()
+                    await asyncio.sleep(0.05)
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.lost(request, None, "cancelled")
+                raise
+            return reply("too late")
+
+    with live(journal, Stuck(number)) as client, pytest.raises(KeyboardInterrupt):
+        client.complete([request("1")])
+    assert journal.reply_keys() == []
+    assert journal.spent()["model-a"].bound.answer == 100
 
 
 def test_further_failures_are_logged_and_the_first_is_raised(

@@ -19,7 +19,7 @@ from qlib_llm_alpha.llm.failures import KINDS
 from qlib_llm_alpha.llm.gateway import Gateway
 from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.models import ModelRegistry
-from qlib_llm_alpha.llm.request import Completion, Message, Request
+from qlib_llm_alpha.llm.request import Completion, Message, Request, Usage
 from qlib_llm_alpha.llm.settings import LLMSettings
 from tests.support.stub_faults import FAULTS, Call, Wire
 from tests.support.stub_server import StubServer, closed_url
@@ -97,6 +97,10 @@ def stub() -> Iterator[StubServer]:
         yield server
 
 
+def total(usage: Usage) -> int:
+    return (usage.prompt or 0) + (usage.answer or 0)
+
+
 def ending(outcome: Completion | LLMFailure) -> str:
     return outcome.kind if isinstance(outcome, LLMFailure) else "value"
 
@@ -117,10 +121,10 @@ def test_each_fault_ends_in_a_value_or_in_one_failure_of_its_kind(fault: str, tm
             assert isinstance(outcome.value, Ideas)
             assert [one.formula for one in outcome.value.candidates] == ["0-($close/Ref($close,5)-1)"]
         assert KEY not in f"{outcome} {outcome!r} {vars(outcome)}"
-        usage = outcome.usage
-        kept = (usage.prompt or 0) + (usage.answer or 0) if usage is not None else 0  # type: ignore[attr-defined]
-        assert kept == stub.tokens_told
-        assert setting.budget.spent.tokens >= stub.tokens_told
+        spent = setting.journal.spent().values()
+        assert sum(total(one.usage) for one in spent) == stub.tokens_told
+        # A resumed session goes on with what the journal holds, so that must be what the budget booked.
+        assert sum(total(one.bound) for one in spent) == setting.budget.spent.tokens >= stub.tokens_told
         if fault in ONE_REQUEST:
             assert stub.hits == 1
     assert not [file.name for file in tmp_path.iterdir() if KEY.encode() in file.read_bytes()]

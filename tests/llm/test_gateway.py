@@ -89,6 +89,13 @@ async def ask(endpoint: Gateway, *requests: Request) -> list[Reply]:
         await endpoint.close()
 
 
+def losses_of(endpoint: Gateway) -> list[tuple[str, Usage | None, str]]:
+    """Return a list that gets what the gateway says it lost."""
+    lost: list[tuple[str, Usage | None, str]] = []
+    endpoint.lost = lambda request, usage, kind: lost.append((request.key, usage, kind))
+    return lost
+
+
 def failed(endpoint: Gateway, request: Request) -> LLMFailure:
     with pytest.raises(LLMFailure) as raised:
         run(ask(endpoint, request))
@@ -207,9 +214,24 @@ def test_a_redirect_is_not_followed(stub: StubServer) -> None:
 
 def test_a_closed_port_costs_nothing() -> None:
     budget = Budget()
-    found = failed(gateway(closed_url(), budget, retries=1), question())
-    assert found.kind == "connection"
+    endpoint = gateway(closed_url(), budget, retries=1)
+    lost = losses_of(endpoint)
+    assert failed(endpoint, question()).kind == "connection"
     assert budget.spent.tokens == 0
+    assert lost == []
+
+
+@pytest.mark.parametrize(("model", "kind"), [("fault-closed-once", "connection"), ("fault-hang-up-once", "connection")])
+def test_a_connection_that_breaks_after_the_request_left_counts_at_its_most(
+    stub: StubServer, model: str, kind: str
+) -> None:
+    budget = Budget()
+    endpoint = gateway(stub.url, budget)
+    lost = losses_of(endpoint)
+    (reply,) = run(ask(endpoint, question(model)))
+    assert lost == [(question(model).key, None, kind)]
+    answered = (reply.usage.prompt or 0) + (reply.usage.answer or 0)
+    assert budget.spent.tokens == answered + prompt_bound(question(model), ModelInfo("any")) + 50
 
 
 def test_a_proxy_of_the_environment_is_not_between_us_and_this_machine(
@@ -293,9 +315,11 @@ def test_money_needs_a_price(stub: StubServer) -> None:
 
 def test_a_cancelled_call_counts_at_its_worst_case(stub: StubServer) -> None:
     budget = Budget()
+    lost: list[tuple[Usage | None, str]] = []
 
     async def cancelled() -> None:
         endpoint = gateway(stub.url, budget)
+        endpoint.lost = lambda request, usage, kind: lost.append((usage, kind))
         asking = asyncio.ensure_future(endpoint.answer(question("slow")))
         while not stub.hits:
             await asyncio.sleep(0.005)
@@ -306,6 +330,7 @@ def test_a_cancelled_call_counts_at_its_worst_case(stub: StubServer) -> None:
 
     run(cancelled())
     assert budget.spent.tokens == prompt_bound(question("slow"), ModelInfo("any")) + 50
+    assert lost == [(None, "cancelled")]
 
 
 def test_nothing_is_sent_while_the_offline_switch_is_set(stub: StubServer) -> None:
@@ -342,8 +367,11 @@ def test_a_server_of_this_machine_needs_no_key(stub: StubServer) -> None:
 
 def test_another_model_than_before_is_a_failure_with_its_usage(stub: StubServer) -> None:
     model = "fault-model-changed"
+    endpoint = gateway(stub.url)
+    lost = losses_of(endpoint)
     with pytest.raises(LLMFailure) as raised:
-        run(ask_in_turn(gateway(stub.url), question(model), question(model)))
+        run(ask_in_turn(endpoint, question(model), question(model)))
+    assert lost == [(question(model).key, raised.value.usage, "model_changed")]
     assert raised.value.kind == "model_changed"
     assert isinstance(raised.value.usage, Usage)
     assert raised.value.usage.prompt is not None
