@@ -62,7 +62,7 @@ def document_from(row: tuple[Any, ...]) -> Document:
         )
     except (ValueError, TypeError) as error:
         raise DocumentError(
-            f"document {name!r:.40} of the store cannot be read ({error!s:.120}); expected the row as it was stored; "
+            f"document {name!r:.40} of the store cannot be read ({error!s:.300}); expected the row as it was stored; "
             "restore the file from a copy"
         ) from error
 
