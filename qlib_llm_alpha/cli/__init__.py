@@ -2,7 +2,7 @@
 
 A command module has ``add_parser(commands)``, which adds its parser and sets ``run=`` to a function that takes the
 parsed arguments and returns an exit code. Exit codes: 0 done, 1 done but something was refused or found wrong, 2 a bad
-call. Imports of heavy packages stay inside the functions, so that ``--help`` answers at once.
+call, 130 the user interrupted. Imports of heavy packages stay inside the functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 
 from qlib_llm_alpha import __version__
+from qlib_llm_alpha.cli.printing import shown
 from qlib_llm_alpha.errors import QlibLLMAlphaError
 
 COMMANDS = (
@@ -43,13 +44,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; an error of ours becomes one line on stderr and exit code 2, a reader that left exit code 1."""
+    """Run one command.
+
+    An error of ours becomes one line on stderr and exit code 2, an interrupt one and 130, a reader that left 1.
+    """
     args = build_parser().parse_args(argv)
     try:
         code = int(args.run(args))
         sys.stdout.flush()
     except QlibLLMAlphaError as error:
-        print(f"qlib-llm-alpha: {error}", file=sys.stderr)
+        print(f"qlib-llm-alpha: {shown(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The interpreter flushes again when it ends, and would complain of the same pipe.
@@ -58,7 +62,18 @@ def main(argv: list[str] | None = None) -> int:
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         print(f"qlib-llm-alpha: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"qlib-llm-alpha: {_interrupted(args)}", file=sys.stderr)
+        return 130
     return code
+
+
+def _interrupted(args: argparse.Namespace) -> str:
+    """Return what is said to a user who interrupted; with how to go on where a session was begun."""
+    out = getattr(args, "out", None)
+    if hasattr(args, "resume") and out is not None and out.is_dir():
+        return f"interrupted; what was answered is kept in {out}; repeat the call with --resume to go on"
+    return "interrupted"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qlib_llm_alpha import wiring
+from qlib_llm_alpha.cli.printing import shown
 
 _MARKS = {"fine": "ok  ", "note": "note", "mend": "MEND"}
 
@@ -38,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         for check in found.checks:
-            # A server's message is somebody else's text, and may hold what a terminal takes for a command.
-            detail = "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in check.detail)
-            print(f"{_MARKS[check.state]}  {check.topic}: {detail}")
+            print(f"{_MARKS[check.state]}  {check.topic}: {shown(' '.join(check.detail.split()))}")
             if check.next:
                 print(f"      next: {check.next}")
     return 0 if found.healthy else 1

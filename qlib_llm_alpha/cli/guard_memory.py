@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qlib_llm_alpha.cli.printing import shown
+
 
 def add_memory(actions: Any) -> None:
     """Add ``memory`` to the actions of ``guard``."""
@@ -75,6 +77,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, indent=1))
     else:
-        # A model's name is somebody else's text, and may hold what a terminal takes for a command.
-        print("".join(sign if sign == "\n" or sign.isprintable() else f"\\x{ord(sign):02x}" for sign in report.table()))
+        print(shown(report.table()))
     return 1 if report.fired else 0

@@ -140,20 +140,25 @@ class MemoryReport:
     def table(self, width: int = 100) -> str:
         """Return the report for people: windows, then probe, verdict, and what was found."""
         if self.written_by:
-            return "\n".join(textwrap.wrap(self.sentence, width))
+            return "\n".join(_wrapped(self.sentence, width))
         indent = " " * 27
-        lines = [line for window in self.windows for line in textwrap.wrap(window.sentence, width)]
+        lines = [line for window in self.windows for line in _wrapped(window.sentence, width)]
         if self.probes:
             lines += ["", f"{'probe':<11} {'verdict':<15}found", "-" * width]
         for probe in self.probes:
             verdict = probe.verdict.upper() if probe.fired else probe.verdict
-            text = textwrap.wrap(probe.sentence, width - len(indent)) or [""]
+            text = _wrapped(probe.sentence, width - len(indent)) or [""]
             lines.append(f"{probe.probe:<11} {verdict:<15}{text[0]}")
             lines.extend(indent + line for line in text[1:])
         if self.probes:
             asked = f"{self.calls} questions, {self.failed} of them failed, {self.replayed} answers replayed"
-            lines += ["-" * width, *textwrap.wrap(f"{asked}; seed {self.seed}. {_NOTE}", width)]
+            lines += ["-" * width, *_wrapped(f"{asked}; seed {self.seed}. {_NOTE}", width)]
         return "\n".join([*lines, "", self.badge])
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # A date stays in one piece.
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def memory_report(

@@ -79,7 +79,7 @@ def fault_of(error: Exception, secrets: Iterable[Secret]) -> Fault:
         if type(cause).__name__ == "HTTPStatusError" and refusal is not None:
             return _refused(refusal.status_code, "", refusal.headers)
     names = {type(cause).__name__ for cause in causes}
-    words = redact("; ".join(dict.fromkeys(f"{type(one).__name__}: {one}" for one in causes)), secrets)[:_SHOWN]
+    words = _plain(redact("; ".join(dict.fromkeys(f"{type(one).__name__}: {one}" for one in causes)), secrets))[:_SHOWN]
     free = bool(names & _NEVER_SENT)
     if "certificate" in words.lower():
         hint = "if this machine lacks the certificates of authorities, set SSL_CERT_FILE to a file that holds them"
@@ -129,7 +129,12 @@ def _message(said: str) -> str:
         content = None
     inner = content.get("error", content) if isinstance(content, dict) else None
     message = inner.get("message") if isinstance(inner, dict) else None
-    return " ".join((message if isinstance(message, str) else said).split())[:_SHOWN] or "no words"
+    return _plain(message if isinstance(message, str) else said)[:_SHOWN] or "no words"
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line without what a terminal or a log might take for a command."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

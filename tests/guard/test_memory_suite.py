@@ -104,6 +104,13 @@ def test_without_questions_only_dates_are_compared(cut_off: date | None, badge: 
     assert found.badge in found.table()
 
 
+def test_no_line_of_the_table_breaks_a_date() -> None:
+    found = memory_report(None, model_info(date(2020, 6, 30)), [TEST, TEST], asked_on=TODAY)
+    for width in range(30, 110):
+        lines = found.table(width).splitlines()
+        assert not [line for line in lines if line.endswith("-") and line.strip("-")], width
+
+
 def test_who_remembers_days_after_its_stated_cut_off_contradicts_it() -> None:
     memory = remembering(questions(1))
     knows = lambda request: up(0.9 if memory.get(asked_of(request)["day"]) == "up" else 0.1)  # noqa: E731

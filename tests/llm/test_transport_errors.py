@@ -104,6 +104,13 @@ def test_the_message_of_a_server_is_shown_and_its_page_is_cut() -> None:
     assert "no words" in refused(500, "").detail
 
 
+def test_what_a_terminal_would_obey_is_not_in_a_fault() -> None:
+    said = "\x1b]0;owned\x07\x1b[31mno\x00 such\u202e model"
+    for found in (refused(400, json.dumps({"error": {"message": said}})), refused(400, said), unreached("X", said)):
+        assert found.detail.isprintable()
+    assert "HTTP 400: ]0;owned [31mno such model" in refused(400, said).detail
+
+
 @pytest.mark.parametrize(
     "said",
     [
