@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from qlib.workflow import R
 
 from qlib_llm_alpha import __version__
@@ -121,6 +122,8 @@ class Ground:
         Of :data:`~qlib_llm_alpha.mining.candidates.MINED_FIELDS`, those that have values in search.
     known : tuple of Expression
         The library that is there already.
+    told : tuple of str
+        Of it, what a model may hear of.
     before : FactorSet or None
         The library that is extended.
     """
@@ -128,6 +131,7 @@ class Ground:
     data: SearchData
     fields: tuple[str, ...]
     known: tuple[Expression, ...]
+    told: tuple[str, ...]
     before: FactorSet | None
 
     @classmethod
@@ -159,7 +163,10 @@ class Ground:
                     f"the library {one.name} {one.id} was chosen with bars up to {one.as_of}, and search ends on "
                     f"{request.end}; expected one that knows no later day: search to that day, or name another library"
                 )
-        return cls(data, tuple(there), tuple(factor.expression for one in given for factor in one.factors), before)
+        formulas = tuple(factor.expression for one in given for factor in one.factors)
+        # That a formula passed on days of search is a figure of judge, so a model hears of dateless sets alone.
+        told = () if known is None or known.as_of is not None else tuple(str(one.expression) for one in known.factors)
+        return cls(data, tuple(there), formulas, told, before)
 
     @property
     def fingerprint(self) -> str:
@@ -205,11 +212,12 @@ def run_mining(
     whole = begin(out, _plan(request, ground, given), resume=resume)
     if whole and (ledger is None or ledger.count(run=out.name)):
         return _library_of(out) if (out / LIBRARY).exists() else None
-    session = _session(request, ground, given, out, ledger, progress, gateway=gateway, port=port)
-    if request.tune is not None and session.admission.admitted:
-        session = _with_tune(request, session, out, ledger)
-    if not whole:
-        session.write(out)
+    with _alone(out):
+        session = _session(request, ground, given, out, ledger, progress, gateway=gateway, port=port)
+        if request.tune is not None and session.admission.admitted:
+            session = _with_tune(request, session, out, ledger)
+        if not whole:
+            session.write(out)
     return session.factor_set
 
 
@@ -305,9 +313,9 @@ def _of_comparison(model: ModelPlan, search: str) -> ModelPlan:
     folder = None if model.recording is None else Path(model.recording) / search
     if folder is None or not folder.is_dir():
         raise ConfigError(
-            f"recording {model.recording!r} holds no answers for the search {search}: one that is told nothing, or other "
-            "formulas' results, asks other questions; expected the folder of a comparison that was made with --mode "
-            "record: name that one"
+            f"recording {model.recording!r} holds no answers for the search {search}: one that is told nothing, or "
+            "other formulas' results, asks other questions; expected the folder of a comparison that was made with "
+            "--mode record: name that one"
         )
     return replace(model, recording=str(folder))
 
@@ -320,12 +328,30 @@ def _compared(request: MiningRequest, folder: Path, ledger: TrialLedger, used: l
     ground = Ground.of(request)
     given = [one for file in request.formulas for one in listed_candidates(file, provider_fields(request.provider))]
     whole = begin(folder, {**_plan(request, ground, given), "compared": True}, resume=resume)
-    session = _session(request, ground, given, folder, ledger, None, split=True)
-    if not whole:
-        session.write(folder)
+    with _alone(folder):
+        session = _session(request, ground, given, folder, ledger, None, split=True)
+        if not whole:
+            session.write(folder)
     if request.proposer == "llm" and session.exploration is not None:
         used.append(len(session.exploration.found))
     return session
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a session: it would ask for, and pay for, what the first is asking for."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is at work on the session in {str(folder)!r}; expected one at a time: wait for it, or "
+            "name another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _plan(request: MiningRequest, ground: Ground, given: Sequence[Candidate]) -> dict[str, Any]:
@@ -405,6 +431,7 @@ def _session(
             fields=ground.fields,
             data_fingerprint=ground.fingerprint,
             market=market_name(request.provider, ""),
+            told=ground.told,
             extend=request.extend,
             before=ground.before,
             gateway=gateway,

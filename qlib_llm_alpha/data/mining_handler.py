@@ -55,8 +55,8 @@ class LLMAlphaHandler(FactorSetHandler):
     ConfigError
         No fit window, or a label with several columns.
     ReplayError
-        The recording lacks an answer on the data that it is bound to: other trials or documents. Another window or label
-        is other data, on which the frozen set stands in.
+        The recording lacks an answer on the data that it is bound to: other trials or documents. Another window or
+        label is other data, on which the frozen set stands in.
     LibraryError
         The frozen set of the same market knows bars after the fit window.
     LLMError

@@ -227,6 +227,19 @@ def explore(
     return Exploration(tuple(found), rounds, repeats)
 
 
+def count(
+    candidates: Sequence[Candidate],
+    data: SearchData,
+    ledger: TrialLedger,
+    *,
+    run: str = "",
+    seed: int = 0,
+    threads: int = 2,
+) -> None:
+    """Enter formulas in the ledger that are scored for a proposer to read of, though nobody proposes them."""
+    _enter(_scored(candidates, data, Rules(), 0, threads), data, ledger, run=run, seed=seed)
+
+
 def _fresh(proposed: Sequence[Candidate], known: set[str]) -> list[Candidate]:
     fresh = []
     for candidate in proposed:

@@ -24,6 +24,7 @@ from qlib_llm_alpha.documents.store import DocumentStore
 from qlib_llm_alpha.documents.view import DocumentView
 from qlib_llm_alpha.errors import ConfigError, DocumentError, ReplayError
 from qlib_llm_alpha.evaluation.search_data import SearchData
+from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.audit import (
     CandidateRow,
@@ -47,6 +48,7 @@ from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.charts import chart_images
 from qlib_llm_alpha.mining.compare import Cost
 from qlib_llm_alpha.mining.drafts import InnerLoop
+from qlib_llm_alpha.mining.exploring import count
 from qlib_llm_alpha.mining.factory import SeedFactory
 from qlib_llm_alpha.mining.knowledge import KnowledgeBase
 from qlib_llm_alpha.mining.llm_proposer import LLMProposer
@@ -176,6 +178,7 @@ def run_with_model(
     fields: Sequence[str],
     data_fingerprint: str,
     market: str = "",
+    told: Sequence[str] = (),
     extend: Path | None = None,
     before: FactorSet | None = None,
     gateway: AnswersRequests | None = None,
@@ -195,6 +198,8 @@ def run_with_model(
         That formulas may read.
     data_fingerprint, market : str
         Of all that mining may read, which is what a recording is bound to; and the name of a simulated market.
+    told : sequence of str
+        Formulas of the library that the model may hear of: none that was chosen with days of judge.
     extend, before : Path, FactorSet, optional
         A session whose documents are not read again, and its library, which stays as it is.
     gateway : AnswersRequests, optional
@@ -212,7 +217,6 @@ def run_with_model(
     _check_binding(plan, data_fingerprint)
     _check_sight(plan)
     documents = _new_documents(plan, extend)
-    judged = set() if before is None else {factor.id for factor in before.factors}
     made: list[tuple[LLMProposer, DocumentView]] = []
     with DocumentStore(out / DOCUMENTS) as store, open_client(plan, out, gateway=gateway) as client:
         store.add_all(documents)
@@ -221,6 +225,11 @@ def run_with_model(
         blind = Blind(names, blind=plan.blind)
 
         def proposer_on(explore: SearchData) -> LLMProposer:
+            profile = market_profile(explore, fields=fields, threads=threads)
+            if searching.get("ledger") is not None:
+                # What a model reads of was scored too, though nobody proposed it.
+                traced = [Candidate(parse(one.formula), "profile") for one in profile.traces]
+                count(traced, explore, searching["ledger"], run=searching.get("run", ""), seed=seed, threads=threads)
             view = store.as_of(end_of_day(explore.window.end.astype(object)))
             _check_view(view, documents, plan, str(explore.window.end))
             asking = Asking(client, blind, as_of=str(explore.window.end))
@@ -230,9 +239,8 @@ def run_with_model(
                     asking, fields, check_values=ComputedValues(explore, searching.get("rules"), threads=threads)
                 ),
                 StepStore(out / "steps"),
-                market=market_profile(explore, fields=fields, threads=threads).text,
-                # Without those of a session that is extended: that they passed is a figure of judge.
-                known=[formula.text for formula in searching.get("library", ()) if formula.id not in judged],
+                market=profile.text,
+                known=told,
                 data=data_fingerprint,
             )
             proposer = LLMProposer(
@@ -350,7 +358,7 @@ def _digest(path: Path) -> str:
 
 
 def _names(plan: ModelPlan, data: SearchData, documents: Sequence[Document]) -> Names:
-    """Return what blind prompts mask: codes of the market and of the documents, indices, and the names that are given."""
+    """Return what blind prompts mask: codes of the market and of the documents, indices, and the names given."""
     if plan.blind and documents and plan.names is None:
         _log.warning("no names of companies are given (--names), so that documents are shown with those they hold")
     codes = {code for document in documents for code in document.instruments}
@@ -366,7 +374,7 @@ def _check_sight(plan: ModelPlan) -> None:
     if plan.charts and not ModelRegistry.of(plan.models).get(plan.model_now(), settings.base_url).images:
         raise ConfigError(
             f"{plan.charts} charts are to be shown to {plan.model_now()}, which is not known to see images; expected a "
-            "model that does: leave --charts out, or state `images: true` for it in a model registry of yours (--models)"
+            "model that does: leave --charts out, or state `images: true` for it in a registry of yours (--models)"
         )
 
 

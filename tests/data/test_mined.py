@@ -6,19 +6,22 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
-from qlib_llm_alpha.data.mined import MiningRequest, compare_mining, run_mining
+from qlib_llm_alpha.data.mined import Ground, MiningRequest, compare_mining, run_mining
 from qlib_llm_alpha.errors import ConfigError, DocumentError, LLMError, ReplayError
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.library.factor_set import load_factor_set
 from qlib_llm_alpha.llm.audit import trace_factor
 from qlib_llm_alpha.llm.request import Request
+from qlib_llm_alpha.mining.exploring import cut
 from qlib_llm_alpha.mining.llm_session import ModelPlan
 from qlib_llm_alpha.mining.session_audit import verify
 from tests.support.scripted_gateway import ScriptedGateway
@@ -94,7 +97,7 @@ def test_a_session_from_documents_ends_with_candidates_calls_quotes_and_an_audit
     facts = json.loads((out / "session.json").read_text())
     assert facts["exploration"]["trials"] == 3  # the misspelt one was repaired
     assert facts["exploration"]["trials"] <= ledger.count()
-    assert set(ledger.trials()["proposer"]) == {"scripted"}
+    assert set(ledger.trials()["proposer"]) == {"scripted", "profile"}
     assert verify(out) == []
     lineage = trace_factor(out, "1-$open/Ref($close,1)")
     assert [call["purpose"] for call in lineage.calls] == ["categorise", "generate"]
@@ -178,17 +181,40 @@ def test_a_document_more_extends_a_library_and_leaves_what_it_has(
     assert load_factor_set(tmp_path / "two" / "library.yaml") == after
 
 
-def test_nothing_after_explore_reaches_a_prompt_and_nothing_after_search_changes_a_verdict(
-    request_for: Callable[..., MiningRequest], small_provider: Path, tmp_path: Path
-) -> None:
-    gone = tmp_path / "gone"
-    shutil.copytree(small_provider, gone)
-    days = (gone / "calendars" / "day.txt").read_text().split()
-    rows = sum(day <= "2019-12-31" for day in days)
-    for file in gone.glob("features/*/*.day.bin"):
+def without_bars_after(provider: Path, day: str, folder: Path) -> Path:
+    """Copy a provider and replace every bar after a day by NaN."""
+    shutil.copytree(provider, folder)
+    rows = sum(one <= day for one in (folder / "calendars" / "day.txt").read_text().split())
+    for file in folder.glob("features/*/*.day.bin"):
         values = np.fromfile(file, "<f4")
         values[1:][max(0, rows - int(values[0])) :] = np.nan
         values.tofile(file)
+    return folder
+
+
+def test_nothing_of_judge_reaches_a_prompt_a_chart_or_a_figure_of_explore(
+    request_for: Callable[..., MiningRequest], small_provider: Path, tmp_path: Path
+) -> None:
+    request = request_for(model={"charts": 2, "models": sees_images(tmp_path)}, trials=30)
+    first, _ = cut(Ground.of(request).data)
+    gone = without_bars_after(small_provider, str(first.window.end), tmp_path / "gone")
+    keys = []
+    for number, provider in enumerate((small_provider, gone)):
+        gateway = ScriptedGateway()
+        run_mining(replace(request, provider=provider), tmp_path / str(number), None, gateway=gateway)
+        keys.append([one.key for one in gateway.requests])
+    assert keys[0] == keys[1]
+    assert {one.purpose for one in gateway.requests} >= {"filter", "generate", "review", "chart"}
+    explored = [(tmp_path / str(number) / "explored.parquet").read_bytes() for number in (0, 1)]
+    assert explored[0] == explored[1]
+    verdicts = [(tmp_path / str(number) / "verdicts.parquet").read_bytes() for number in (0, 1)]
+    assert verdicts[0] != verdicts[1], "judge itself was there"
+
+
+def test_nothing_after_search_changes_a_prompt_or_a_verdict(
+    request_for: Callable[..., MiningRequest], small_provider: Path, tmp_path: Path
+) -> None:
+    gone = without_bars_after(small_provider, "2019-12-31", tmp_path / "gone")
     keys = []
     for number, provider in enumerate((small_provider, gone)):
         gateway = ScriptedGateway()
@@ -233,6 +259,30 @@ def test_a_comparison_with_a_model_that_has_nothing_to_say_still_ends(
     ledger = TrialLedger(tmp_path / "ledger")
     table = compare_mining(request_for(trials=10), ["random", "llm"], tmp_path / "out", ledger)
     assert [row.trials for row in table.rows] == [0, 0, 0, 10]
+
+
+def test_a_second_process_is_kept_out_of_a_session(request_for: Callable[..., MiningRequest], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with contextlib.suppress(LLMError):
+        run_mining(request_for(), out, None, gateway=ScriptedGateway(stop_after=1))
+    with FileLock(out / ".lock"), pytest.raises(ConfigError, match="another process is at work"):
+        run_mining(request_for(), out, None, resume=True, gateway=ScriptedGateway())
+
+
+def test_a_library_that_was_mined_is_known_but_not_told(
+    request_for: Callable[..., MiningRequest], tmp_path: Path
+) -> None:
+    found = run_mining(request_for(alpha=1.0), tmp_path / "one", None, gateway=ScriptedGateway())
+    assert found is not None
+    sent = []
+    for library in (str(tmp_path / "one" / "library.yaml"), "starter"):
+        gateway = ScriptedGateway()
+        run_mining(request_for(library=library), tmp_path / f"with {library[-7:]}", None, gateway=gateway)
+        sent.append("\n".join(message.text for request in gateway.requests for message in request.messages))
+    known = [sent[0].count(factor.expression.text) for factor in found.factors]
+    plain = [sent[1].count(factor.expression.text) for factor in found.factors]
+    assert known <= plain
+    assert str(load_factor_set("starter").factors[0].expression) in sent[1]
 
 
 def test_documents_of_later_days_are_left_out_and_nothing_but_such_is_refused(
