@@ -27,7 +27,7 @@ from qlib_llm_alpha.llm.questions import Chat, Embedding, Question
 from qlib_llm_alpha.llm.request import Reply, Request, Usage
 from qlib_llm_alpha.llm.settings import LLMSettings, redact
 from qlib_llm_alpha.llm.transport_errors import Fault, fault, fault_of
-from qlib_llm_alpha.llm.wire import Heard, Vectors
+from qlib_llm_alpha.llm.wire import Heard, Vectors, read_bounded
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -306,7 +306,9 @@ class Gateway:
 
         # Redirects would carry text elsewhere, and so would a proxy between us and this machine.
         past_proxies = {"http://": None, "https://": None} if self._settings.is_local else None
-        http = DefaultAsyncHttpxClient(follow_redirects=False, mounts=past_proxies)
+        http = DefaultAsyncHttpxClient(
+            follow_redirects=False, mounts=past_proxies, event_hooks={"response": [read_bounded]}
+        )
         return AsyncOpenAI(
             api_key=self._settings.key.reveal() or _NO_KEY,
             base_url=self._settings.base_url,

@@ -26,6 +26,10 @@ _NETWORK_LIBRARIES: Final = frozenset({"httpx", "httpx2", "httpcore", "httpcore2
 _NEVER_SENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"})
 
 
+class BodyTooLong(Exception):
+    """A server sends more than any answer can be; read no further."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One attempt that brought no answer.
@@ -73,6 +77,9 @@ def fault_of(error: Exception, secrets: Iterable[Secret]) -> Fault:
         response = error.response
         return _refused(error.status_code, redact(response.text, secrets)[:_READ], response.headers)
     causes = tuple(_chain(error))
+    for cause in causes:
+        if isinstance(cause, BodyTooLong):
+            return Fault("malformed_reply", str(cause))
     for cause in causes:
         # The SDK stumbles over the body of an error when that lies about its encoding; the status still counts.
         refusal = getattr(cause, "response", None)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qlib_llm_alpha.llm.request import Usage
-from qlib_llm_alpha.llm.transport_errors import Fault, fault
+from qlib_llm_alpha.llm.transport_errors import BodyTooLong, Fault, fault
+
+MOST_BYTES: Final = 16 * 2**20
+"""Of the body of a reply, unpacked: far beyond the longest answer, far below what fills a memory."""
 
 _SHOWN: Final = 200  # characters of a server's words in a message
 _MOST_TOKENS: Final = 10**12  # a server that counts more does not know
@@ -33,6 +37,26 @@ class Vectors:
     values: list[list[float]]
     usage: Usage
     model: str
+
+
+async def read_bounded(response: Any) -> None:
+    """Make a response of the HTTP library stop with a :class:`BodyTooLong` when its body passes :data:`MOST_BYTES`.
+
+    Called before the body is read. What is counted is unpacked, so that a small body that unpacks to a large one stops
+    too.
+    """
+    unbounded = response.aiter_bytes
+
+    async def bounded(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        size = 0
+        async with aclosing(unbounded(chunk_size)) as parts:
+            async for part in parts:
+                size += len(part)
+                if size > MOST_BYTES:
+                    raise BodyTooLong(f"the reply has more than {MOST_BYTES} bytes; check OPENAI_BASE_URL")
+                yield part
+
+    response.aiter_bytes = bounded
 
 
 def hear_chat(raw: str) -> Heard | Fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import subprocess
@@ -21,6 +22,7 @@ from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
 from qlib_llm_alpha.llm.request import Message, Reply, Request, Usage
 from qlib_llm_alpha.llm.schema import schema_text
 from qlib_llm_alpha.llm.settings import LLMSettings, Secret
+from qlib_llm_alpha.llm.wire import MOST_BYTES
 from tests.support.stub_faults import Wire, refused
 from tests.support.stub_server import StubServer, closed_url, embedding
 
@@ -87,6 +89,17 @@ async def ask(endpoint: Gateway, *requests: Request) -> list[Reply]:
         return list(await asyncio.gather(*map(endpoint.answer, requests)))
     finally:
         await endpoint.close()
+
+
+class EndlessServer(StubServer):
+    """Sends far more than an answer: as it is, packed, or as the words of an error."""
+
+    def reply(self, body: dict[str, Any], headers: Mapping[str, str]) -> Wire:
+        self._note(body, headers)
+        long = b" " * (MOST_BYTES + 1)
+        if body["model"] == "packed":
+            return Wire(gzip.compress(long, 1), headers={"Content-Encoding": "gzip"})
+        return Wire(long, 500 if body["model"] == "error" else 200)
 
 
 def losses_of(endpoint: Gateway) -> list[tuple[str, Usage | None, str]]:
@@ -232,6 +245,14 @@ def test_a_connection_that_breaks_after_the_request_left_counts_at_its_most(
     assert lost == [(question(model).key, None, kind)]
     answered = (reply.usage.prompt or 0) + (reply.usage.answer or 0)
     assert budget.spent.tokens == answered + prompt_bound(question(model), ModelInfo("any")) + 50
+
+
+@pytest.mark.parametrize("model", ["plain", "packed", "error"])
+def test_a_body_without_end_is_read_to_a_bound_and_is_one_failure(model: str) -> None:
+    with EndlessServer() as stub:
+        found = failed(gateway(stub.url), question(model))
+    assert (found.kind, stub.hits) == ("malformed_reply", 1)
+    assert f"more than {MOST_BYTES} bytes" in found.detail
 
 
 def test_a_proxy_of_the_environment_is_not_between_us_and_this_machine(
