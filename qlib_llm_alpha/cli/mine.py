@@ -126,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
         if name not in ("action", "command", "run", "json", "proposer", "chat", "provider", "universe", "out", "help")
     }
     given["tune"] = None if args.tune is None else tuple(args.tune)
+    _check_model_options(args, proposers)
     if args.action == "compare":
         return _compare(args, proposers, given)
     if len(proposers) > 1:
@@ -143,6 +144,21 @@ def run(args: argparse.Namespace) -> int:
         print(shown((args.out / "report.md").read_text(encoding="utf-8")), end="")
         print(f"\nWritten to {args.out}; every trial is in {args.ledger}.")
     return 0
+
+
+def _check_model_options(args: argparse.Namespace, proposers: list[str]) -> None:
+    """Refuse options that only a language model has, where none is asked."""
+    if "llm" in proposers or args.chat:
+        if args.chat and (args.action == "compare" or proposers not in (["random"], ["llm"])):
+            raise ConfigError("--chat was given with another proposer; expected it alone: the ideas are the person's")
+        return
+    names = ("mode", "model", "documents", "recording", "budget_usd", "names", "models", "charts", "not_blind")
+    used = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    if used:
+        raise ConfigError(
+            f"{', '.join(used)} was given, and no language model is asked; expected --proposer llm or --chat with it; "
+            "add one, or leave it out"
+        )
 
 
 def _compare(args: argparse.Namespace, proposers: list[str], given: dict[str, Any]) -> int:

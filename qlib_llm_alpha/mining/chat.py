@@ -223,7 +223,7 @@ class ChatProposer:
                 "categories": _categories(),
                 "market": self._market,
                 "specification": self._words(self._specification),
-                "vetoes": self.vetoes.text,
+                "vetoes": self._words(self.vetoes.text),
                 "tried": self._tried_text(),
                 "wishes": self._words("\n".join(f"- {one}" for one in self._wishes)) or _NONE,
                 "count": str(count),

@@ -103,6 +103,20 @@ def test_a_bad_call_says_what_to_do(call, options: tuple[str, ...], words: str) 
     assert words in complaint
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--documents", "notes"), "--documents was given, and no language model is asked"),
+        (("--proposer", "genetic", "--mode", "live", "--charts", "2"), "--mode, --charts was given"),
+        (("--proposer", "genetic", "--chat"), "expected it alone"),
+        (("--proposer", "genetic", "--proposer", "random"), "`mine compare` takes several"),
+    ],
+)
+def test_options_of_a_model_without_a_model_are_refused(call, options: tuple[str, ...], words: str) -> None:
+    code, _, complaint = call(*SEARCH, "--trials", "5", *options)
+    assert (code, words in complaint) == (2, True)
+
+
 def test_a_ledger_or_a_session_that_is_a_file_is_refused_before_anything_is_computed(call, tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("")
     code, _, complaint = call(*SEARCH, "--trials", "5")

@@ -192,10 +192,11 @@ def without_bars_after(provider: Path, day: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("proposer", ["llm", "genetic"])
 def test_nothing_of_judge_reaches_a_prompt_a_chart_or_a_figure_of_explore(
-    request_for: Callable[..., MiningRequest], small_provider: Path, tmp_path: Path
+    proposer: str, request_for: Callable[..., MiningRequest], small_provider: Path, tmp_path: Path
 ) -> None:
-    request = request_for(model={"charts": 2, "models": sees_images(tmp_path)}, trials=30)
+    request = request_for(model={"charts": 2, "models": sees_images(tmp_path)}, trials=30, proposer=proposer)
     first, _ = cut(Ground.of(request).data)
     gone = without_bars_after(small_provider, str(first.window.end), tmp_path / "gone")
     keys = []
@@ -204,7 +205,8 @@ def test_nothing_of_judge_reaches_a_prompt_a_chart_or_a_figure_of_explore(
         run_mining(replace(request, provider=provider), tmp_path / str(number), None, gateway=gateway)
         keys.append([one.key for one in gateway.requests])
     assert keys[0] == keys[1]
-    assert {one.purpose for one in gateway.requests} >= {"filter", "generate", "review", "chart"}
+    if proposer == "llm":
+        assert {one.purpose for one in gateway.requests} >= {"filter", "generate", "review", "chart"}
     explored = [(tmp_path / str(number) / "explored.parquet").read_bytes() for number in (0, 1)]
     assert explored[0] == explored[1]
     verdicts = [(tmp_path / str(number) / "verdicts.parquet").read_bytes() for number in (0, 1)]
