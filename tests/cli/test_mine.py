@@ -91,9 +91,9 @@ def test_a_folder_with_a_session_is_refused_before_anything_is_computed(call, tm
         ((*SEARCH, "--formulas", "no such set"), "no file"),
         ((*SEARCH, "--alpha", "0"), "alpha is 0.0"),
         ((*SEARCH, "--trials", "0"), "something to judge"),
-        ((*SEARCH, "--seed", "-1"), "--seed is -1"),
+        ((*SEARCH, "--seed", "-1"), "seed is -1"),
         ((*SEARCH, "--tune", "2030-01-01", "2030-12-31"), "no day left"),
-        ((*SEARCH, "--trials", "-5"), "--trials is -5"),
+        ((*SEARCH, "--trials", "-5"), "trials is -5"),
         ((*SEARCH, "--label", "$close/Ref($close,1)"), "reads no later day"),
     ],
 )
