@@ -15,14 +15,12 @@ from qlib_llm_alpha.errors import ConfigError, LLMError, LLMFailure, OfflineErro
 from qlib_llm_alpha.llm.audit import CallFacts, audit_call, audit_failure, reconcile
 from qlib_llm_alpha.llm.conversation import Conversation, converse
 from qlib_llm_alpha.llm.failures import failure
+from qlib_llm_alpha.llm.gateway import EMBEDDED_AT_ONCE
 from qlib_llm_alpha.llm.journal import Journal, embedding_key
 from qlib_llm_alpha.llm.recording import Recording, described
 from qlib_llm_alpha.llm.request import Completion, Reply, Request, Usage
 
 ClientMode = Literal["live", "record", "replay"]
-
-EMBEDDED_AT_ONCE: Final = 64
-"""Texts of one request for embeddings."""
 
 _DROPPED_WITHIN_S: Final = 10.0
 _LOG = logging.getLogger(__name__)
@@ -190,13 +188,8 @@ class Client:
                 f"{len(lacking)} of {len(set(texts))} embeddings by {model!r} are not recorded, the first is "
                 f"{embedding_key(model, lacking[0])[:12]}; {self._what_is_recorded()}"
             )
-        for start in range(0, len(lacking), EMBEDDED_AT_ONCE):
-            part = lacking[start : start + EMBEDDED_AT_ONCE]
-            vectors = self._on_loop(self._asked_gateway().embed(part, model, private=private))
-            if len(vectors) != len(part):
-                raise failure("malformed_reply", f"{len(vectors)} vectors came for {len(part)} texts")
-            self._journal.put_vectors(model, dict(zip(part, vectors, strict=True)))
-            found.update(zip(part, vectors, strict=True))
+        if lacking:
+            found |= self._on_loop(self._embedded(self._asked_gateway(), model, lacking, private))
         self._used |= {embedding_key(model, text) for text in texts}
         return [found[text] for text in texts]
 
@@ -242,6 +235,27 @@ class Client:
             if vector is not None:
                 self._journal.put_vectors(model, {text: vector})
         return vector
+
+    async def _embedded(
+        self, gateway: AnswersRequests, model: str, texts: Sequence[str], private: bool
+    ) -> dict[str, list[float]]:
+        """Ask for vectors in the portions in which they are sent; each is kept when it comes, whatever others do."""
+        found: dict[str, list[float]] = {}
+
+        async def ask(part: Sequence[str]) -> None:
+            vectors = await gateway.embed(part, model, private=private)
+            if len(vectors) != len(part):
+                raise failure("malformed_reply", f"{len(vectors)} vectors came for {len(part)} texts")
+            new = dict(zip(part, vectors, strict=True))
+            self._journal.put_vectors(model, new)
+            found.update(new)
+
+        starts = range(0, len(texts), EMBEDDED_AT_ONCE)
+        asked = (ask(texts[start : start + EMBEDDED_AT_ONCE]) for start in starts)
+        for end in await asyncio.gather(*asked, return_exceptions=True):
+            if end is not None:
+                raise end
+        return found
 
     def _keep(self, request: Request, reply: Reply, *, asked: bool) -> Reply:
         """Commit a reply, then audit it; return the reply that counts."""

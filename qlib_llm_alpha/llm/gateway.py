@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from qlib_llm_alpha.errors import BudgetError, LLMFailure, OfflineError, PrivacyError
+from qlib_llm_alpha.errors import BudgetError, OfflineError, PrivacyError
 from qlib_llm_alpha.llm.budget import Budget, Reservation
 from qlib_llm_alpha.llm.dialect import Dialect
 from qlib_llm_alpha.llm.failures import failure
@@ -80,7 +80,7 @@ class Gateway:
     Notes
     -----
     What a model and server were found to take is remembered for the life of the gateway, and so is the name under which
-    the server answers for a model. One gateway serves any number of event loops, one after another or at once.
+    the server embeds for a model. One gateway serves any number of event loops, one after another or at once.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Gateway:
             _LOG.info("%s answers on rung %s of the ladder", request.model, question.dialect.mode)
         self._dialects[request.model] = question.dialect
         heard = told.heard
-        reply = Reply(
+        return Reply(
             text=self._clean(heard.text),
             finish=self._clean(heard.finish),
             usage=heard.usage,
@@ -141,12 +141,6 @@ class Gateway:
             seconds=told.seconds,
             reasoning=self._clean(heard.reasoning),
         )
-        try:
-            self._expect_same_model(request.model, reply.model, reply.usage, reply.text)
-        except LLMFailure as changed:
-            self.lost(request, reply.usage, changed.kind)
-            raise
-        return reply
 
     async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
         """Return one vector for each text, all of one length.
@@ -170,7 +164,7 @@ class Gateway:
         for told in await asyncio.gather(*asked, return_exceptions=True):
             if isinstance(told, BaseException):
                 raise told
-            self._expect_same_model(model, self._clean(told.heard.model), told.heard.usage, "")
+            self._expect_same_model(model, self._clean(told.heard.model), told.heard.usage)
             vectors += told.heard.values
         if len({len(vector) for vector in vectors}) > 1:
             raise failure("malformed_reply", f"vectors of {model!r} differ in length; expected one; check the server")
@@ -331,7 +325,8 @@ class Gateway:
         kind = "timeout" if outcome.kind == "timeout" else "gave_up"
         return Fault(kind, f"the {self._deadline_s:g} s for one call are over; the last fault: {outcome.detail}")
 
-    def _expect_same_model(self, asked: str, answered: str, usage: Usage, text: str) -> None:
+    def _expect_same_model(self, asked: str, answered: str, usage: Usage) -> None:
+        """Refuse vectors of two models; which model gave a completion is remembered by the session's journal."""
         before = self._answers_as.setdefault(asked, answered) if answered else ""
         if before != answered:
             raise failure(
@@ -339,7 +334,6 @@ class Gateway:
                 f"{self._host} answered for {asked!r} as {before[:80]!r} and now as {answered[:80]!r}; expected one "
                 "model throughout; ask for it by its dated name, or begin a new session",
                 usage=usage,
-                text=text,
             )
 
     def _place(self) -> _Place:

@@ -7,7 +7,7 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -388,6 +388,22 @@ def test_embeddings_are_asked_once_and_come_in_order(journal: Journal) -> None:
         assert len(client.used_keys) == 70
         assert embedding_key("embedder", texts[0]) in client.used_keys
     assert len(gateway.embedded) == 70
+
+
+def test_embeddings_that_came_are_kept_when_a_later_portion_fails(journal: Journal) -> None:
+    class Breaks(FakeGateway):
+        async def embed(self, texts: Sequence[str], model: str, *, private: bool = False) -> list[list[float]]:
+            if "text 12" in texts:
+                raise LLMFailure("server", "broke")
+            return await super().embed(texts, model, private=private)
+
+    texts = [f"text {n}" for n in range(25)]
+    with live(journal, Breaks(number)) as client, pytest.raises(LLMFailure, match="broke"):
+        client.embed(texts)
+    gateway = FakeGateway(number)
+    with live(journal, gateway) as client:
+        assert len(client.embed(texts)) == 25
+    assert gateway.embedded == texts[10:20]
 
 
 def test_a_server_that_gives_too_few_vectors_is_not_believed(journal: Journal) -> None:

@@ -386,19 +386,6 @@ def test_a_server_of_this_machine_needs_no_key(stub: StubServer) -> None:
     assert reply.text == GOOD
 
 
-def test_another_model_than_before_is_a_failure_with_its_usage(stub: StubServer) -> None:
-    model = "fault-model-changed"
-    endpoint = gateway(stub.url)
-    lost = losses_of(endpoint)
-    with pytest.raises(LLMFailure) as raised:
-        run(ask_in_turn(endpoint, question(model), question(model)))
-    assert lost == [(question(model).key, raised.value.usage, "model_changed")]
-    assert raised.value.kind == "model_changed"
-    assert isinstance(raised.value.usage, Usage)
-    assert raised.value.usage.prompt is not None
-    assert "another-model-than-before" in raised.value.detail
-
-
 def test_a_filter_that_speaks_by_status_is_an_answer(stub: StubServer) -> None:
     (reply,) = run(ask(gateway(stub.url), question("fault-400-content-policy")))
     assert (reply.text, reply.finish) == ("", "content_filter")
