@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,11 @@ from qlib_llm_alpha.errors import DocumentError
 __all__ = ["PLACEHOLDER", "Leak", "Masked", "MaskedSpan", "Names", "find_leaks", "mask"]
 
 PLACEHOLDER: Final = re.compile(r"\[(?:DATE|CODE|INDEX|COMPANY)\]")
+
+_NEAR: Final = 160
+"""Characters beside a new mask that are looked at again by themselves."""
+_CONTEXT: Final = 40
+"""Characters that decide whether something beside them is a hit."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,10 @@ class Leak:
 def mask(text: str, names: Names) -> Masked:
     """Return a text with dates, codes, index names and company names replaced.
 
-    Masked are days, months, quarters and years in digits, English and Chinese; codes with their exchange, and bare
-    ones that ``names`` knows; index and company names of ``names``, longest first. Numbers that are windows, amounts
-    or counts stay. Masking twice changes nothing, and :func:`find_leaks` finds nothing in what comes out.
+    Masked are days, months, quarters and years in digits, English and Chinese; crises that have a name; codes with
+    their exchange, and bare ones that are A-share codes by their digits or that ``names`` knows; index and company
+    names of ``names``, longest first. Numbers that are windows, amounts or counts stay. Masking twice changes nothing,
+    and :func:`find_leaks` finds nothing in what comes out.
 
     Parameters
     ----------
@@ -121,15 +127,54 @@ def find_leaks(text: str, names: Names) -> list[Leak]:
     waiting = list(_between(text))
     while waiting:
         start, end = waiting.pop()
-        hits = _hits(text[start:end], names)
-        for kind, first, last in hits:
-            found.append(Leak(kind, text[start + first : start + last], start + first, start + last))
-        if hits:
-            edges = [0, *(edge for _, first, last in hits for edge in (first, last)), end - start]
-            waiting += [
-                (start + one, start + two) for one, two in zip(edges[::2], edges[1::2], strict=True) if one < two
-            ]
-    return sorted(found, key=lambda leak: leak.start)
+        hits = _leaks(text, start, end, names)
+        if not hits:
+            continue
+        for first, last in _gaps(hits, start, end):
+            hits = hits + _beside_masks(text, first, last, names)
+        waiting += _gaps(sorted(hits, key=_place), start, end)
+        found += hits
+    return sorted(found, key=_place)
+
+
+def _place(leak: Leak) -> int:
+    return leak.start
+
+
+def _gaps(hits: Sequence[Leak], start: int, end: int) -> list[tuple[int, int]]:
+    """Return what is left of a stretch between hits that are in order."""
+    edges = [start, *(edge for leak in hits for edge in (leak.start, leak.end)), end]
+    return [(one, two) for one, two in zip(edges[::2], edges[1::2], strict=True) if one < two]
+
+
+def _beside_masks(text: str, start: int, end: int, names: Names) -> list[Leak]:
+    """Return hits of a long gap that stand at its ends, one after another.
+
+    Where only the first of a row is a hit and each mask makes the next one a hit, looking at the whole gap after every
+    mask would take the square of its length.
+    """
+    found: list[Leak] = []
+    while end - start > 2 * _NEAR:
+        hits = _leaks(text, start, start + _NEAR, names)
+        if not hits or hits[0].end > start + _NEAR - _CONTEXT:
+            break
+        found.append(hits[0])
+        start = hits[0].end
+    while end - start > 2 * _NEAR:
+        hits = _leaks(text, end - _NEAR, end, names)
+        if not hits or hits[-1].start < end - _NEAR + _CONTEXT:
+            break
+        found.append(hits[-1])
+        end = hits[-1].start
+    return found
+
+
+def _leaks(text: str, start: int, end: int, names: Names) -> list[Leak]:
+    """Return what is found in ``text[start:end]`` alone, in order."""
+    return [
+        Leak(kind, text[start + first : start + last], start + first, start + last)
+        for kind, first, last in _hits(text[start:end], names)
+    ]
 
 
 def _between(text: str) -> Iterator[tuple[int, int]]:

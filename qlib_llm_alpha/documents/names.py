@@ -184,12 +184,12 @@ SZSE Component, SZSE Component Index, ChiNext, ChiNext Index, STAR Market, S&P, 
 Standard & Poor's, Standard and Poor's, SPX, Dow Jones, Dow Jones Industrial Average, Dow Jones Industrials,
 DJIA, Nasdaq, Nasdaq Composite, NDX, Russell Midcap, Hang Seng, Hang Seng Index, Hang Seng China Enterprises,
 HSI, HSCEI, Nikkei, TOPIX, FTSE All-Share, DAX, MDAX, KOSPI, KOSDAQ, Nifty 50, Nifty, Sensex, Bovespa, IBEX 35,
-FTSE MIB, TSX Composite, S&P/TSX, CRSP, CBOE VIX, VIX, ^GSPC, ^DJI, ^IXIC
+FTSE MIB, A50, TSX Composite, S&P/TSX, CRSP, CBOE VIX, VIX, ^GSPC, ^DJI, ^IXIC
 """
 
 BUILT_IN_INDICES: Final = frozenset(
     (
-        *_numbered("CSI,CSI Index,中证", "50 100 200 300 500 700 800 1000 2000 A50 A100 A500"),
+        *_numbered("CSI,C.S.I.,CSI Index,中证", "50 100 200 300 500 700 800 1000 2000 A50 A100 A500"),
         *_numbered("沪深,HS,SHSZ", "300"),
         *_numbered("SSE,SSE Index,上证", "50 180 380 580"),
         *_numbered("STAR,SSE STAR,科创,科创板", "50 100 200"),

@@ -22,13 +22,18 @@ _ZH_MONTH: Final = r"(?:十[一二]?|[一二三四五六七八九元正腊])"
 # A number before one of these counts something: no year, and no code.
 _COUNTED: Final = (
     r"(?!\s?(?:[%‰倍万亿千百元股家只支吨人个個台套米点项条户名辆平次例位篇]|公里|天|日(?!期|报)|交易日|(?:bps?|stocks?|shares?|"
-    r"tokens?|days?|names?|rows?|samples?|points?|trials?|instruments?|observations?|firms|companies|bars?|units?|"
+    r"tokens?|(?:trading\s)?days?|sessions?|nodes?|names?|rows?|samples?|points?|trials?|instruments?|observations?|firms|companies|bars?|units?|"
     r"times|words|characters|chars|calls|seeds|steps|iterations|epochs|usd|rmb|cny|yuan|dollars|million|billion|"
     r"trillion|mn|bn|km|kg|tons?|tonnes|employees|people|stores|basis|securities|factors|formulas|expressions)"
     r"(?![a-z])))"
 )
 _UNCOUNTED: Final = r"(?<![0-9])(?<![0-9][.,])(?<![$¥€£#=<>≈≤≥~])(?<![=<>≈≤≥~]\s)"
 
+# After one of these a number that is no round one is a year all the same: ~2015, year=2015, but not N = 2000.
+_AFTER_SIGN: Final = r"(?<![<>!]=)(?<=[~≈#=$])\s?(?!2000)"
+
+_DIGIT_WORD: Final = r"(?:one|two|three|four|five|six|seven|eight|nine)"
+_TEEN_WORD: Final = r"(?:ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen)"
 _LONG_MONTH: Final = r"(?:January|February|April|June|July|August|September|October|November|December)"
 _SHORT_MONTH: Final = r"(?:Jan|Feb|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)"
 # These are verbs too, so they count only in capitals and in company.
@@ -78,6 +83,17 @@ _DIGITS: Final = (
     rf"{_NEAR_YEAR}年(?!期)",
     # a bare year
     rf"{_UNCOUNTED}{_YEAR}(?:(?:['’]?s|[EAFPHQe]){_NO_MORE}|(?![0-9A-Za-z]|[.,][0-9])){_COUNTED}",
+    rf"{_AFTER_SIGN}{_NEAR_YEAR}(?![0-9A-Za-z]|[.,][0-9]){_COUNTED}",
+    # the letter O for a nought
+    r"(?<![0-9A-Za-z])(?:2[Oo][0-3]|20[Oo])[0-9](?![0-9A-Za-z])",
+    # 12.06.15, 06/15
+    rf"(?<![0-9A-Za-z/.]){_DD}\.{_MM}\.{_YY}(?![0-9A-Za-z]|\.[0-9])",
+    rf"(?<![0-9A-Za-z/.])0[1-9]/{_YY}(?![0-9/]|[.,][0-9])",
+    # '90s, the 90s
+    rf"(?<![0-9A-Za-z])['’][0-9]0s{_NO_MORE}",
+    rf"(?<=(?i:the)\s)[5-9]0s{_NO_MORE}",
+    # the year and month of a preprint
+    r"(?i:arxiv)\s?:\s?[0-9]{4}\.[0-9]{4,5}(?:v[0-9]+)?",
     # 2021Q3, 2021H1, 2021-W23, Q3 2021, 3Q21, Q3'21, FY2021, CY21, '21
     rf"(?<![0-9]){_YEAR}\s?[-_.年]?\s?[QqHhWw][0-9]{{1,2}}{_NO_MORE}",
     rf"(?<![0-9A-Za-z])(?:[1-4][QqHh]|[QqHh][1-4])\s?[-/,'’]?\s?(?:of\s)?(?:FY\s?)?{_YEAR}(?![0-9])[EAF]?",
@@ -96,6 +112,7 @@ _CHINESE: Final = (
     # 二〇一五年六月十二日
     rf"(?:二[〇零○0]|一九)[{_ZH_DIGIT}]{{2}}年?(?:{_ZH_MONTH}月份?(?:{_ZH_DAY}[日号])?)?",
     rf"(?<![{_ZH_DIGIT}十百])[〇零○][一二三四五六七八九]年",
+    rf"(?<![{_ZH_DIGIT}十百千两几]){_NO_LENGTH}(?:一[〇零○一三四五六七八九]|二[〇零○一二四五六七八九])年(?!期)",
     # 09年, 09-11年, 09年7月; 10年 where it is no length of time
     rf"(?<![0-9.])0[0-9](?:年?{_TO}[0-3][0-9]){{0,12}}\s?年度?(?:\s?{_MONTH}\s?月份?(?:\s?{_DAY}\s?[日号])?)?",
     rf"(?<![0-9.]){_NO_LENGTH}[0129][0-9](?:年?{_TO}[0129][0-9]){{1,12}}\s?年度?(?!期)",
@@ -111,11 +128,24 @@ _ENGLISH: Final = (
     rf"(?<![0-9A-Za-z.,]){_ORDINAL}(?:\sof)?[\s-]{_ANY_MONTH}\.?(?![A-Za-z])(?:,?[\s-]['’]?(?:{_YEAR}|{_YY})(?![0-9]))?",
     rf"{_NO_LETTER}(?i:{_LONG_MONTH})(?![A-Za-z]){_EFFECT}",
     rf"{_NO_LETTER}{_SHORT_MONTH}(?![A-Za-z])\.?{_EFFECT}",
+    # twenty fifteen, nineteen ninety-eight, in two thousand and nine, the nineties, MMXV
+    rf"{_NO_LETTER}(?i:twenty)[\s-](?i:{_TEEN_WORD}|(?:twenty|thirty)(?:[\s-]{_DIGIT_WORD})?){_NO_MORE}",
+    rf"{_NO_LETTER}(?i:nineteen)[\s-](?i:(?:six|seven|eigh|nine)ty(?:[\s-]{_DIGIT_WORD})?){_NO_MORE}",
+    rf"(?:{_BEFORE_MONTH})(?i:two\sthousand\s(?:and\s)?(?:{_DIGIT_WORD}|{_TEEN_WORD})){_NO_MORE}",
+    rf"{_NO_LETTER}(?i:sixties|seventies|eighties|nineties|noughties){_NO_MORE}",
+    r"(?<![A-Za-z0-9])(?:MMX{1,3}|MCM(?:XC|LX{0,3}))(?:IX|IV|V?I{0,3})(?![A-Za-z0-9])",
     # The word before stays, so that more of the date may follow.
     rf"(?:{_BEFORE_MONTH}){_DOUBTFUL}(?![A-Za-z]){_EFFECT}",
 )
 
-DATES: Final = _all(*_DIGITS, *_CHINESE, *_ENGLISH)
+# What has a name because it happened once says when, as a year does.
+_EVENTS: Final = (
+    rf"{_NO_LETTER}(?i:COVID(?:[\s-]?19)?|coronavirus|SARS|subprime crisis|global financial crisis|dot-?com bubble)"
+    r"(?![A-Za-z])",
+    r"新冠(?:肺炎|疫情|病毒)?|非典(?!型)|次贷危机",
+)
+
+DATES: Final = _all(*_DIGITS, *_CHINESE, *_ENGLISH, *_EVENTS)
 """What is a date by its spelling."""
 
 _A_SHARE: Final = r"(?:000|001|002|003|300|301|600|601|603|605|688|689|900|200|43[0-9]|83[0-9]|87[0-9]|92[0-9])[0-9]{3}"
@@ -131,6 +161,10 @@ CODES: Final = _all(
     # (600000), 代码:600000
     rf"(?<=[(\[【<])\s?{_A_SHARE}\s?(?=[)\]】>])",
     r"(?<=代码)\s?:?\s?[0-9]{4,6}(?![0-9])",
+    # 600519 and 600519SH anywhere; a round number such as 600000 is more often an amount
+    rf"(?<![0-9A-Za-z_$])(?<![0-9][.,])(?![0-9]{{2}}0000){_A_SHARE}(?:\s?(?i:SH|SZ|SS))?(?![0-9A-Za-z]|[.,][0-9]){_COUNTED}",
+    # funds that stand for an index
+    r"(?<![A-Za-z0-9_.$])\$?(?:SPY|QQQ|IVV|VOO|VTI|IWM|EEM|EFA|FXI|MCHI|ASHR|KWEB)(?![A-Za-z0-9])",
     # NASDAQ: AAPL
     r"(?<![A-Za-z0-9])(?i:NASDAQ|NYSE|AMEX|NYSEARCA|LSE|TSE|OTC)\s?:\s?\$?[A-Z0-9]{1,6}(?:\.[A-Z])?(?![A-Za-z0-9])",
     # ISIN

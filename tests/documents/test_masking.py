@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlib_llm_alpha.documents import masking
 from qlib_llm_alpha.documents.masking import Leak, Masked, Names, find_leaks, mask
 from qlib_llm_alpha.errors import DocumentError
 
@@ -27,7 +28,9 @@ Q3 2021|3Q21|3Q2021|1H09|09H1|FY2015|FY15|FY 2015E|'09|Q3'21|2015E|09E|20082009E
 2008Q12008Q2|2008033120090331|2015-W23|June 12, 2015|June 12th, 2015|June 12|12 June 2015|12 June
 12th of June|12-Jun-15|Jun-15|Jun 2015|Jun. 2015|June 2015|JUNE 2015|june|Dec. 31|Sept. 5
 May 3, 2012|5 May 2014|May 2012|March 9|in 2015|since 2008|(Fama, 1993)|1999|２０１５年６月
-2015年6月12日|20\u200b15年
+2015年6月12日|20\u200b15年|~2015|#2015|=2015|= 2015|≈2015|$2015|twenty fifteen|Twenty-Fifteen|twenty twenty-one
+nineteen ninety-eight|in two thousand and nine|12.06.15|06/15|MMXV|MCMXCVIII|2O15|20O9|一五年|'90s|the 90s|the nineties
+COVID-19|covid|SARS|新冠疫情|非典|次贷危机|the global financial crisis|arXiv:1503.01234|arXiv:1503.01234v2
 """
 
 
@@ -36,6 +39,7 @@ def test_dates_in_many_spellings_are_masked(date: str) -> None:
     masked = mask(f"the report of {date} said so", NAMES).text
     assert "[DATE]" in masked
     assert not any(letter.isdigit() for letter in masked)
+    assert not any(word in masked for word in ("MMX", "MCM", "fifteen", "nine", "危机"))
     assert not {"年", "月", "日", "Jun", "May", "March", "june"} & set(masked.replace("[DATE]", " ").split())
 
 
@@ -49,6 +53,9 @@ def test_dates_in_many_spellings_are_masked(date: str) -> None:
         "600000 shares, 600000元, 123456, 0.600000, 1,600000",
         "it may be 20 of them, we march 5 miles, a may fly, the January effect, 一月效应",
         "price gap, targets, applet, Gapless, sit, LOWER, ITEM",
+        "about 2000 trading days, 2000 sessions, 2000 nodes, x <= 2015, twenty-one, fifteen, MM, MMI, H2O",
+        "一二年, 十五年, 第一五年",
+        "200000 of them, 430000, 300000, 1e6, a_600519, 0.600519, 600519 shares, 600519元, spy, v12.06.15, 1.12.06.15",
         "Q3, 三季度, 上半年, H1, Monday, 2/3, 1/2, 3:2, 10-K, v1.2.3, page 12",
         "比例为 8:2, 岁月, 每股收益0.48元, 20%, ±2, x^2, 10,000",
         "momentum of A and B shares, plan F, 大盘, A股",
@@ -67,6 +74,9 @@ def test_windows_amounts_and_words_stay(text: str) -> None:
         ("某公司(601398)", "某公司([CODE])"),
         ("股票代码:601398", "股票代码[CODE]"),
         ("AAPL and $AAPL, $aapl, $ aapl but aapl", "[CODE] and [CODE], [CODE], [CODE] but aapl"),
+        ("stock 600519, (300750, 000858), 688981.", "stock [CODE], ([CODE], [CODE]), [CODE]."),
+        ("600519SH 600519 sz 浪潮000977涨", "[CODE] [CODE] 浪潮[CODE]涨"),
+        ("SPY, $QQQ and ASHR", "[CODE], [CODE] and [CODE]"),
         ("BRK.B or AAPL.O, $F not F, $LOW", "[CODE] or [CODE].O, [CODE] not F, [CODE]"),
         ("NASDAQ: MSFT, NYSE:GE; US0378331005", "[CODE], [CODE]; [CODE]"),
         ("MSFT is not listed in names", "MSFT is not listed in names"),
@@ -79,7 +89,7 @@ def test_codes_are_masked_when_they_show_or_are_known(text: str, expected: str) 
 INDICES = """
 CSI 300|CSI300|csi 300|沪深300|沪深 300|沪深三百|SSE 50|上证50|中证500|CSI 1000|上证综指|上证指数|深证成指|创业板指
 科创50|S&P 500|S&P500|S&P|Nasdaq|NASDAQ Composite|Nasdaq-100|纳斯达克|标普500|Dow Jones|道琼斯|Russell 2000|恒生指数
-Hang Seng Index|MSCI China|日经225|VIX|Our Own 40|SPX|DAX|FTSE 100|Shanghai Composite
+C.S.I. 300|A50|Hang Seng Index|MSCI China|日经225|VIX|Our Own 40|SPX|DAX|FTSE 100|Shanghai Composite
 """
 
 
@@ -146,6 +156,24 @@ def test_long_tables_of_numbers_are_looked_at_once() -> None:
         assert find_leaks(mask(table * 10_000, NAMES).text, NAMES) == []
 
 
+@pytest.mark.parametrize("piece", ["'15", "'15 ", "Q3'21", "12-Jun-15 ", "MMXV2O15"])
+def test_a_long_row_of_which_each_mask_brings_out_the_next_is_not_looked_at_once_for_each(
+    piece: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def counted(text: str, names: Names) -> list[tuple[str, int, int]]:
+        looked.append(len(text))
+        return hits(text, names)
+
+    hits = masking._hits
+    monkeypatch.setattr(masking, "_hits", counted)
+    text = piece * (6000 // len(piece))
+    assert find_leaks(mask(text, NAMES).text, NAMES) == []
+    # Looking at all that is left after each mask took a thousand times the length of the text.
+    assert sum(looked) < 100 * len(text)
+
+
 def test_one_text_where_names_are_expected_is_refused() -> None:
     with pytest.raises(DocumentError, match="list of texts"):
         Names.of(companies="Apple Inc.")
@@ -155,7 +183,9 @@ PIECES = st.sampled_from(
     [*DATES.replace("\n", "|").strip("|").split("|"), "Apple", "浦发银行", "600000", "SH600000",
      "AAPL", "S&P 500", "沪深300", "Gap", "[DATE]", "[", "]", "DATE", " ", ",", "年", "月", "日", "-", "/", ".",
      "$", "20", "5", "E",
-     "Q", "1", "Coca-", "Cola", "\u200b", "（", "ﬁ", "İ", "\n", "in ", "May", "代码", "Russell", "Inc."]
+     "Q", "1",
+     "600519", "'", "15", "0s", "twenty ", "ten", "=", "~", "MMX", "V", "2O15", "SARS", "SPY", "x" * 400,
+     "Coca-", "Cola", "\u200b", "（", "ﬁ", "İ", "\n", "in ", "May", "代码", "Russell", "Inc."]
 )  # fmt: skip
 TEXTS = st.lists(PIECES, max_size=14).map("".join)
 
