@@ -209,7 +209,7 @@ def _engine() -> Check:
 def _settings(settings: LLMSettings, *, asked: bool) -> list[Check]:
     place = "this machine" if settings.is_local else "a remote endpoint"
     checks = [
-        Check("endpoint", "fine", f"{settings.base_url} ({place})"),
+        Check("endpoint", "fine", f"{redact(settings.base_url, [settings.key])} ({place})"),
         Check("model", "fine", settings.model),
     ]
     if settings.has_key:

@@ -76,7 +76,7 @@ class LLMSettings:
     Raises
     ------
     ConfigError
-        The address is no http address or holds a password, or the key holds characters that no header may hold.
+        The address is no http address or holds a password or a query, or the key holds what no header may hold.
     """
 
     base_url: str = DEFAULT_BASE_URL
@@ -183,4 +183,10 @@ def _check_address(base_url: str) -> None:
         raise ConfigError(
             "the address of the language model holds a user or a password (it is not shown); expected an address "
             "alone; set OPENAI_BASE_URL without it and the key as OPENAI_API_KEY"
+        )
+    if "?" in base_url or "#" in base_url:
+        raise ConfigError(
+            f"the address of the language model goes on after its path (it is not shown: {parts.netloc!r} may want a "
+            "key there); expected an address that ends with its path, such as /v1; set OPENAI_BASE_URL without what "
+            "follows ? or # and the key as OPENAI_API_KEY"
         )

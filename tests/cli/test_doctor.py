@@ -53,6 +53,17 @@ def sees(body: dict[str, Any]) -> str:
     return json.dumps({"left": names[image.getpixel((0, 0))], "right": names[image.getpixel(corner)]})
 
 
+def test_a_key_in_the_path_of_the_address_is_not_shown(environment: Callable[..., None], capsys: Any) -> None:
+    environment(OPENAI_BASE_URL=f"http://127.0.0.1:9/{KEY}/v1")
+    main(["doctor"])
+    environment(OPENAI_BASE_URL="http://127.0.0.1:9/plain-word/v1", OPENAI_API_KEY="plain-word")
+    main(["doctor"])
+    printed = capsys.readouterr().out
+    assert "planted" not in printed
+    assert "plain-word" not in printed
+    assert "http://127.0.0.1:9/[key hidden]/v1" in printed
+
+
 def probed(server: StubServer, model: str, **more: str) -> Diagnosis:
     return diagnose({"OPENAI_BASE_URL": server.url, "OPENAI_MODEL": model, **more}, probe=True)
 

@@ -61,6 +61,13 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_shown(key: str) -> Non
     assert KEY not in str(raised.value)
 
 
+@pytest.mark.parametrize("end", ["?api_key=planted", "?", "#planted"])
+def test_a_query_in_the_address_is_refused_and_not_shown(end: str) -> None:
+    with pytest.raises(ConfigError, match=r"'models\.example:8080'.*without what follows") as raised:
+        LLMSettings(base_url=f"https://models.example:8080/v1{end}")
+    assert "planted" not in str(raised.value)
+
+
 def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match="password") as raised:
         LLMSettings.from_environment({"OPENAI_BASE_URL": "https://someone:planted-word@models.example/v1"})
