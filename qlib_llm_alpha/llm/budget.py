@@ -43,6 +43,46 @@ class Reservation:
         return self.prompt + self.answer
 
 
+@dataclass(frozen=True)
+class Charge:
+    """What one attempt may have cost.
+
+    Parameters
+    ----------
+    key : str
+        Of the request; empty for embeddings.
+    model : str
+    outcome : str
+        ``answered``, ``cancelled``, or a kind of ``failures.KINDS``.
+    usage : Usage
+        As the server counted.
+    bound : Usage
+        The same; where the server did not count, the most that it can have been.
+    """
+
+    key: str
+    model: str
+    outcome: str
+    usage: Usage
+    bound: Usage
+
+    @classmethod
+    def within(cls, key: str, model: str, outcome: str, usage: Usage | None, most: tuple[int, int]) -> Charge:
+        """Return the charge of an attempt whose prompt and answer have so many tokens at most."""
+        usage = usage or Usage()
+        prompt, answer = most
+        bound = Usage(
+            prompt if usage.prompt is None else usage.prompt, answer if usage.answer is None else usage.answer
+        )
+        return cls(key, model, outcome, usage, bound)
+
+    @classmethod
+    def of(cls, request: Request, outcome: str, usage: Usage | None = None) -> Charge:
+        """Return the charge of one attempt at a request, an image counting as it does for an unknown model."""
+        most = prompt_bound(request, ModelInfo(request.model)), request.max_tokens
+        return cls.within(request.key, request.model, outcome, usage, most)
+
+
 class Budget:
     """Limits in money, in tokens, in both or in none; safe for threads and for tasks of one thread.
 

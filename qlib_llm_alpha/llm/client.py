@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 from qlib_llm_alpha.chain import Chain
 from qlib_llm_alpha.errors import ConfigError, LLMError, LLMFailure, OfflineError, QlibLLMAlphaError, ReplayError
 from qlib_llm_alpha.llm.audit import CallFacts, audit_call, audit_failure, reconcile
+from qlib_llm_alpha.llm.budget import Charge
 from qlib_llm_alpha.llm.conversation import Conversation, converse
 from qlib_llm_alpha.llm.failures import failure
 from qlib_llm_alpha.llm.gateway import EMBEDDED_AT_ONCE
@@ -30,12 +31,12 @@ T = TypeVar("T")
 class AnswersRequests(Protocol):
     """What is asked of a server's side; :class:`qlib_llm_alpha.llm.gateway.Gateway` does it over HTTP.
 
-    It calls ``lost``, which a client sets, for every attempt that may have cost something and gave no reply: only there
-    is it known what left this machine.
+    It calls ``charged``, which a client sets, for every attempt that may have cost something and gave no reply: only
+    there is it known what left this machine.
     """
 
     concurrency: int
-    lost: Callable[[Request, Usage | None, str], None]
+    charged: Callable[[Charge], None]
 
     async def answer(self, request: Request) -> Reply:
         """Return the reply of a server; an LLMError when there is none."""
@@ -111,7 +112,7 @@ class Client:
         self._used: set[str] = set()
         self._loop: _Loop | None = None
         if gateway is not None:
-            gateway.lost = journal.spend
+            gateway.charged = journal.spend
         if audit is not None:
             reconcile(journal, audit, facts)
 
@@ -273,7 +274,7 @@ class Client:
             name = f"answered as, asked for {request.model} {request.revision}".strip()
             before = self._journal.fact(name) or self._journal.note(name, reply.model)
             if before != reply.model:
-                self._journal.spend(request, reply.usage, "model_changed")
+                self._journal.spend(Charge.of(request, "model_changed", reply.usage))
                 raise failure(
                     "model_changed",
                     f"asked for {request.model!r}, {reply.model!r} answered; expected {before!r} as before in this "

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from qlib_llm_alpha.errors import BudgetError, OfflineError, PrivacyError
-from qlib_llm_alpha.llm.budget import Budget, Reservation
+from qlib_llm_alpha.llm.budget import Budget, Charge, Reservation
 from qlib_llm_alpha.llm.dialect import Dialect
 from qlib_llm_alpha.llm.failures import failure
 from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 FIRST_BACKOFF_S: Final = 0.5
 EMBEDDED_AT_ONCE: Final = 10
 """Texts in one HTTP request: the most that DashScope takes; others take more."""
-
-CANCELLED: Final = "cancelled"
-"""What ``lost`` hears of an attempt that was cancelled; no kind of failure."""
-
-Lost = Callable[[Request, Usage | None, str], None]
-"""Takes a request, the tokens that the server counted, and a kind of failure."""
 
 _NO_KEY: Final = "none"  # the SDK wants one, servers on this machine do not
 _LOG = logging.getLogger(__name__)
@@ -72,10 +66,10 @@ class Gateway:
 
     Attributes
     ----------
-    lost : callable
-        Told at once, with request, usage and kind, of each attempt that may have cost something and gave no reply: a
-        timeout, a connection that broke after the request had left, a call that was cancelled. What it cost is then
-        kept wherever replies are kept, and a resumed session does not forget it. By default nobody listens.
+    charged : callable
+        Told at once of each attempt that may have cost something and gave no reply: a timeout, a connection that broke
+        after the request had left, a call that was cancelled; and of each for embeddings. What it cost is then kept
+        wherever replies are kept, and a resumed session does not forget it. By default nobody listens.
 
     Notes
     -----
@@ -98,7 +92,7 @@ class Gateway:
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.concurrency = concurrency
-        self.lost: Lost = lambda request, usage, kind: None
+        self.charged: Callable[[Charge], None] = lambda charge: None
         self._settings, self._registry, self._budget = settings, registry, budget
         self._timeout_s, self._deadline_s = timeout_s, deadline_s
         self._retries, self._retry_cap_s = retries, retry_cap_s
@@ -115,14 +109,14 @@ class Gateway:
         -------
         Reply
             Every readable HTTP answer is one, however strange its content: refusals, filtered, cut and blank ones too.
-            Its usage is that of the answer; what attempts before it cost was told to ``lost``.
+            Its usage is that of the answer; what attempts before it cost was told to ``charged``.
 
         Raises
         ------
         OfflineError, PrivacyError, BudgetError
             Nothing was sent, or nothing more.
         LLMFailure
-            No answer; with the usage of attempts that were counted, all of which were told to ``lost``.
+            No answer; with the usage of attempts that were counted, all of which were told to ``charged``.
         """
         info = self._permitted(request.model, private=request.private)
         question = Chat(request, self._dialects.get(request.model) or Dialect.of(info), info)
@@ -247,8 +241,11 @@ class Gateway:
             return
         usage = None if outcome is None else outcome.usage
         self._budget.settle(reservation, usage)
-        if question.request is not None and (outcome is None or isinstance(outcome, Fault)):
-            self.lost(question.request, usage, CANCELLED if outcome is None else outcome.kind)
+        ended = "answered" if outcome is not None else "cancelled"
+        ended = outcome.kind if isinstance(outcome, Fault) else ended
+        if ended != "answered" or not question.kept:
+            most = (reservation.prompt, reservation.answer)
+            self.charged(Charge.within(question.key, question.model, ended, usage, most))
 
     async def _reserve(self, question: Question[_T], info: ModelInfo, place: _Place) -> Reservation:
         """Set aside the worst case; while others hold theirs, wait for what they leave."""

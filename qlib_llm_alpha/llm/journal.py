@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qlib_llm_alpha.errors import LLMError
-from qlib_llm_alpha.llm.budget import prompt_bound
-from qlib_llm_alpha.llm.models import ModelInfo
+from qlib_llm_alpha.llm.budget import Charge
 from qlib_llm_alpha.llm.recording import Recorded, Recording
 from qlib_llm_alpha.llm.reply_text import canonical_json, reply_of, reply_to_dict
 from qlib_llm_alpha.llm.request import PromptStamp, Reply, Request, Usage
@@ -199,13 +198,13 @@ class Journal:
         with self._transaction():
             self._database.execute(_PUT, row)
             if asked:
-                self._spend(request, "answered", reply.usage)
+                self._spend(Charge.of(request, "answered", reply.usage))
             return self.get(request.key) or reply
 
-    def spend(self, request: Request, usage: Usage | None, outcome: str) -> None:
-        """Keep what a call cost that ended without a reply to keep; ``outcome`` is the kind of its failure."""
+    def spend(self, charge: Charge) -> None:
+        """Keep what an attempt cost that ended without a reply to keep."""
         with self._transaction():
-            self._spend(request, outcome, usage or Usage())
+            self._spend(charge)
 
     def get_vector(self, model: str, text: str) -> list[float] | None:
         """Return the embedding of a text."""
@@ -356,15 +355,11 @@ class Journal:
                 "asked again"
             ) from error
 
-    def _spend(self, request: Request, outcome: str, usage: Usage) -> None:
-        most = prompt_bound(request, ModelInfo(request.model))
-        bound = Usage(
-            most if usage.prompt is None else usage.prompt,
-            request.max_tokens if usage.answer is None else usage.answer,
-        )
+    def _spend(self, charge: Charge) -> None:
+        counted, most = (canonical_json(asdict(one)) for one in (charge.usage, charge.bound))
         self._database.execute(
             "INSERT INTO spending (key, model, outcome, usage, bound) VALUES (?, ?, ?, ?, ?)",
-            (request.key, request.model, outcome, canonical_json(asdict(usage)), canonical_json(asdict(bound))),
+            (charge.key, charge.model, charge.outcome, counted, most),
         )
 
 

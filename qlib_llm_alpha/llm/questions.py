@@ -19,10 +19,14 @@ T_co = TypeVar("T_co", bound=Heard | Vectors, covariant=True)
 
 
 class Question(Protocol[T_co]):
-    """What the gateway needs to know of a question; everything else is the same for all."""
+    """What the gateway needs to know of a question; everything else is the same for all.
+
+    ``kept`` says whether an answer takes its usage with it, so that who keeps the answer keeps what it cost.
+    """
 
     model: str
-    request: Request | None
+    key: str
+    kept: bool
 
     def most_tokens(self) -> tuple[int, int]:
         """Return the most tokens that prompt and answer can have."""
@@ -45,7 +49,8 @@ class Chat:
 
     def __init__(self, request: Request, dialect: Dialect, info: ModelInfo) -> None:
         self.model = request.model
-        self.request: Request | None = request
+        self.key = request.key
+        self.kept = True
         self.dialect = dialect
         self._request, self._info = request, info
 
@@ -78,7 +83,8 @@ class Embedding:
 
     def __init__(self, texts: Sequence[str], model: str) -> None:
         self.model = model
-        self.request: Request | None = None
+        self.key = ""
+        self.kept = False
         self._texts = list(texts)
 
     def most_tokens(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel
 
+from qlib_llm_alpha.llm.budget import Charge
 from qlib_llm_alpha.llm.request import Message, PromptStamp, Reply, Request, Usage
 
 STAMP = PromptStamp("generate", "3", "ab" * 32)
@@ -44,7 +45,7 @@ class FakeGateway:
         self.embedded: list[str] = []
         self.most_in_flight = self.in_flight = 0
         self.closed = False
-        self.lost: Callable[[Request, Usage | None, str], None] = lambda request, usage, kind: None
+        self.charged: Callable[[Charge], None] = lambda charge: None
         self._answers, self._wait_s = answers, wait_s
 
     async def answer(self, request: Request) -> Reply:

@@ -23,6 +23,7 @@ from qlib_llm_alpha.errors import (
     OfflineError,
     ReplayError,
 )
+from qlib_llm_alpha.llm.budget import Charge
 from qlib_llm_alpha.llm.client import Client
 from qlib_llm_alpha.llm.conversation import converse
 from qlib_llm_alpha.llm.journal import Journal, embedding_key
@@ -185,7 +186,7 @@ def test_when_one_fails_the_others_in_flight_are_kept_and_nothing_is_begun(journ
                 self.asked.append(request)
                 await asyncio.sleep(0.005)
                 if isinstance(error, LLMFailure):
-                    self.lost(request, Usage(7, 0), error.kind)
+                    self.charged(Charge.of(request, error.kind, Usage(7, 0)))
                 raise error
             return await super().answer(request)
 
@@ -205,8 +206,8 @@ def test_when_one_fails_the_others_in_flight_are_kept_and_nothing_is_begun(journ
 def test_what_the_gateway_lost_is_in_the_journal_at_its_most_whatever_comes_after(journal: Journal) -> None:
     class Stumbling(FakeGateway):
         async def answer(self, request: Request) -> Reply:
-            self.lost(request, None, "timeout")
-            self.lost(request, Usage(7, 0), "malformed_reply")
+            self.charged(Charge.of(request, "timeout"))
+            self.charged(Charge.of(request, "malformed_reply", Usage(7, 0)))
             return await super().answer(request)
 
     with live(journal, Stumbling(number)) as client:
@@ -263,7 +264,7 @@ def test_a_second_interrupt_drops_what_is_in_flight_and_the_journal_has_its_cost
                     await asyncio.sleep(0.05)
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
-                self.lost(request, None, "cancelled")
+                self.charged(Charge.of(request, "cancelled"))
                 raise
             return reply("too late")
 

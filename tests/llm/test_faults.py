@@ -143,6 +143,22 @@ def test_what_was_answered_once_is_never_asked_again(fault: str, tmp_path: Path)
         assert stub.hits == hits
 
 
+def test_what_embeddings_cost_is_in_the_journal_as_in_the_budget(stub: StubServer, tmp_path: Path) -> None:
+    with Setting(stub.url, "oracle", tmp_path) as setting:
+        setting.client.embed([f"text {number}" for number in range(25)])
+        spent = setting.journal.spent()["oracle"]
+        assert spent.calls == 3
+        assert total(spent.bound) == setting.budget.spent.tokens > 0
+
+
+def test_a_lost_chart_is_booked_alike_where_the_registry_says_what_it_costs(stub: StubServer, tmp_path: Path) -> None:
+    # The registry names this model, the stub takes it for one that answers.
+    asked = Request("chart", (Message("user", "Look.", (PNG,)),), Ideas, "gpt-4o")
+    with Setting(stub.url, "gpt-4o", tmp_path, timeout_s=0.0, retries=0) as setting:
+        assert ending(setting.outcome(asked)) == "timeout"
+        assert total(setting.journal.spent()["gpt-4o"].bound) == setting.budget.spent.tokens < 20_000
+
+
 def test_usage_that_a_server_does_not_tell_is_unknown_and_not_nought(stub: StubServer, tmp_path: Path) -> None:
     with Setting(stub.url, "fault-no-usage", tmp_path) as setting:
         outcome = setting.outcome(question("fault-no-usage"))

@@ -16,7 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from qlib_llm_alpha.errors import BudgetError, LLMFailure, OfflineError, PrivacyError
-from qlib_llm_alpha.llm.budget import Budget, prompt_bound
+from qlib_llm_alpha.llm.budget import Budget, Charge, prompt_bound
 from qlib_llm_alpha.llm.gateway import EMBEDDED_AT_ONCE, Gateway
 from qlib_llm_alpha.llm.models import ModelInfo, ModelRegistry
 from qlib_llm_alpha.llm.request import Message, Reply, Request, Usage
@@ -102,11 +102,11 @@ class EndlessServer(StubServer):
         return Wire(long, 500 if body["model"] == "error" else 200)
 
 
-def losses_of(endpoint: Gateway) -> list[tuple[str, Usage | None, str]]:
-    """Return a list that gets what the gateway says it lost."""
-    lost: list[tuple[str, Usage | None, str]] = []
-    endpoint.lost = lambda request, usage, kind: lost.append((request.key, usage, kind))
-    return lost
+def charges_of(endpoint: Gateway) -> list[Charge]:
+    """Return a list that gets what the gateway says was charged without a reply."""
+    charges: list[Charge] = []
+    endpoint.charged = charges.append
+    return charges
 
 
 def failed(endpoint: Gateway, request: Request) -> LLMFailure:
@@ -228,10 +228,10 @@ def test_a_redirect_is_not_followed(stub: StubServer) -> None:
 def test_a_closed_port_costs_nothing() -> None:
     budget = Budget()
     endpoint = gateway(closed_url(), budget, retries=1)
-    lost = losses_of(endpoint)
+    charges = charges_of(endpoint)
     assert failed(endpoint, question()).kind == "connection"
     assert budget.spent.tokens == 0
-    assert lost == []
+    assert charges == []
 
 
 @pytest.mark.parametrize(("model", "kind"), [("fault-closed-once", "connection"), ("fault-hang-up-once", "connection")])
@@ -240,9 +240,9 @@ def test_a_connection_that_breaks_after_the_request_left_counts_at_its_most(
 ) -> None:
     budget = Budget()
     endpoint = gateway(stub.url, budget)
-    lost = losses_of(endpoint)
+    charges = charges_of(endpoint)
     (reply,) = run(ask(endpoint, question(model)))
-    assert lost == [(question(model).key, None, kind)]
+    assert charges == [Charge.of(question(model), kind)]
     answered = (reply.usage.prompt or 0) + (reply.usage.answer or 0)
     assert budget.spent.tokens == answered + prompt_bound(question(model), ModelInfo("any")) + 50
 
@@ -336,11 +336,11 @@ def test_money_needs_a_price(stub: StubServer) -> None:
 
 def test_a_cancelled_call_counts_at_its_worst_case(stub: StubServer) -> None:
     budget = Budget()
-    lost: list[tuple[Usage | None, str]] = []
+    charges: list[Charge] = []
 
     async def cancelled() -> None:
         endpoint = gateway(stub.url, budget)
-        endpoint.lost = lambda request, usage, kind: lost.append((usage, kind))
+        endpoint.charged = charges.append
         asking = asyncio.ensure_future(endpoint.answer(question("slow")))
         while not stub.hits:
             await asyncio.sleep(0.005)
@@ -351,7 +351,7 @@ def test_a_cancelled_call_counts_at_its_worst_case(stub: StubServer) -> None:
 
     run(cancelled())
     assert budget.spent.tokens == prompt_bound(question("slow"), ModelInfo("any")) + 50
-    assert lost == [(None, "cancelled")]
+    assert charges == [Charge.of(question("slow"), "cancelled")]
 
 
 def test_nothing_is_sent_while_the_offline_switch_is_set(stub: StubServer) -> None:
@@ -406,9 +406,11 @@ def test_images_go_as_data_addresses(stub: StubServer) -> None:
 def test_vectors_come_back_in_order_and_in_portions(stub: StubServer) -> None:
     texts = [f"text number {number}" for number in range(2 * EMBEDDED_AT_ONCE + 3)]
     budget = Budget()
+    charges: list[Charge] = []
 
     async def embedded() -> list[list[float]]:
         endpoint = gateway(stub.url, budget)
+        endpoint.charged = charges.append
         vectors = await endpoint.embed(texts, "text-embedding-3-small")
         assert await endpoint.embed([], "text-embedding-3-small") == []
         await endpoint.close()
@@ -416,7 +418,8 @@ def test_vectors_come_back_in_order_and_in_portions(stub: StubServer) -> None:
 
     assert run(embedded()) == [pytest.approx(embedding(text)) for text in texts]
     assert stub.embedded == 3
-    assert budget.spent.tokens > 0
+    assert {one.outcome for one in charges} == {"answered"}
+    assert sum((one.bound.prompt or 0) + (one.bound.answer or 0) for one in charges) == budget.spent.tokens > 0
 
 
 def test_a_server_without_embeddings_is_one_failure(stub: StubServer) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qlib_llm_alpha.errors import LLMError
+from qlib_llm_alpha.llm.budget import Charge
 from qlib_llm_alpha.llm.journal import Journal, Spending
 from qlib_llm_alpha.llm.request import Message, Usage
 from tests.llm.talk import STAMP, reply, request
@@ -92,7 +93,7 @@ def test_spending_is_summed_by_model_and_counts_what_nobody_counted_at_its_most(
     journal.put(request("1"), reply("x", usage=Usage(10, 5, cached=3)))
     journal.put(request("2"), reply("x", usage=Usage()))
     journal.put(request("3"), reply("x"), asked=False)
-    journal.spend(request("4"), Usage(1, 2), "malformed_reply")
+    journal.spend(Charge.of(request("4"), "malformed_reply", Usage(1, 2)))
     spent = journal.spent()["model-a"]
     assert spent == Spending(3, Usage(11, 7, 3), spent.bound, 1)
     assert spent.bound.answer == 7 + 100, "max_tokens stands for what is not known"
