@@ -102,7 +102,7 @@ def chat_with_model(
             data=data_fingerprint,
             settings=settings_hash(plan),
             library="" if found is None else found.id,
-            files=written_files(out, found),
+            files=written_files(out, found, TRANSCRIPT),
         )
         if client.mode == "record":
             header = {

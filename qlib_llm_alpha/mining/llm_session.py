@@ -264,7 +264,7 @@ def run_with_model(
             data=data_fingerprint,
             settings=settings_hash(plan),
             library="" if found is None else found.id,
-            files=written_files(out, found),
+            files=written_files(out, found, DOCUMENTS, DRAFTS),
             extends="" if extend is None else extend.name,
         )
         if client.mode == "record":

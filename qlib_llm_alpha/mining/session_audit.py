@@ -25,8 +25,8 @@ def document_rows(store: DocumentStore) -> list[DocumentRow]:
     return [_document_row(one) for one in store.stored()]
 
 
-def written_files(folder: Path, library: FactorSet | None) -> dict[str, str]:
-    """Return the SHA-256 of the files that a session leaves as they are: its documents, and its library.
+def written_files(folder: Path, library: FactorSet | None, *names: str) -> dict[str, str]:
+    """Return the SHA-256 of the files that a session leaves as they are from now on, by their names.
 
     Parameters
     ----------
@@ -34,12 +34,13 @@ def written_files(folder: Path, library: FactorSet | None) -> dict[str, str]:
         Of the session.
     library : FactorSet or None
         What it is about to write; None when nothing was admitted.
+    names : str
+        Other files; one that is not there counts for nothing.
     """
-    files = {}
+    there = [name for name in names if (folder / name).exists()]
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in there}
     if library is not None:
         files[LIBRARY] = hashlib.sha256(library.to_yaml().encode("utf-8")).hexdigest()
-    if (folder / DOCUMENTS).exists():
-        files[DOCUMENTS] = hashlib.sha256((folder / DOCUMENTS).read_bytes()).hexdigest()
     return files
 
 
@@ -55,9 +56,9 @@ def verify(folder: Path) -> list[AuditFault]:
     -------
     list of AuditFault
         Empty when all is well: no row of the trail was changed, moved or removed, every answer is the one that was
-        audited, every document is the one that was stored, every quote stands where it was found, and the library is
-        the one that the session ended with, to the byte. Figures in ``session.json``, ``report.md`` and the tables
-        are not compared.
+        audited, every document is the one that was stored, every quote stands where it was found, and library, drafts
+        and the transcript of a chat are those that the session ended with, to the byte. Figures in ``session.json``,
+        ``report.md`` and the tables are not compared.
 
     Raises
     ------

@@ -73,7 +73,7 @@ def write_session(folder: Path) -> None:
             data="data-1",
             settings="settings-1",
             library=LIBRARY_SET.id,
-            files=written_files(folder, LIBRARY_SET),
+            files=written_files(folder, LIBRARY_SET, DOCUMENTS),
             extends="earlier",
         )
     LIBRARY_SET.save(folder / LIBRARY)
@@ -258,7 +258,7 @@ def test_a_library_written_before_the_documents_is_compared_with_the_last_row_of
     other = {"data": "data-1", "settings": "settings-1", "library": LIBRARY_SET.id}
     audit_session(trail, **other, files={LIBRARY: "0" * 64})
     assert details(session) == ["library.yaml is not the file that the session wrote"]
-    audit_session(trail, **other, files=written_files(session, LIBRARY_SET))
+    audit_session(trail, **other, files=written_files(session, LIBRARY_SET, DOCUMENTS))
     assert verify(session) == []
 
 
