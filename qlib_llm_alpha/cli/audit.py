@@ -25,9 +25,10 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     verify = actions.add_parser(
         "verify",
-        help="find rows, answers and quotes that were changed or removed",
-        description="Compare the trail with the journal, the documents and the library of a session. Exit code 0: all "
-        "fits; 1: the faults are named; 2: bad call.",
+        help="find what was changed in or removed from a session",
+        description="Compare the trail with the journal, the documents, the library, the drafts and the transcript of "
+        "a session. Figures in session.json, report.md and the tables are not compared. Exit code 0: all fits; 1: the "
+        "faults are named, a file that cannot be read among them; 2: bad call.",
     )
     verify.set_defaults(run=_verify)
     trace = actions.add_parser(

@@ -60,6 +60,17 @@ def test_verify_finds_an_answer_that_was_removed(session: Path, capsys: pytest.C
     assert f"the answer to {request('q').key[:12]} is not in the journal" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["library.yaml", "documents.sqlite", "session.json", JOURNAL, f"{AUDIT}.head"])
+def test_a_file_that_cannot_be_read_is_a_fault_and_no_traceback(
+    session: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (session / name).write_bytes(b"\xff\x00 no such thing" * 300)
+    assert main(["audit", "verify", str(session)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.strip()
+    assert not captured.err
+
+
 @pytest.mark.parametrize("factor", ["平静 \x1b[31m", parse(FORMULA).id, "Mean($close, 5) / $close"])
 def test_trace_shows_where_a_factor_comes_from(session: Path, factor: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "trace", str(session), factor]) == 0
