@@ -16,6 +16,7 @@ from qlib_llm_alpha import __version__
 from qlib_llm_alpha.cli.printing import shown
 from qlib_llm_alpha.errors import QlibLLMAlphaError
 
+JOURNAL = "journal.sqlite"  # the name is known here, so that an interrupt imports nothing
 COMMANDS = (
     "factor",
     "mine",
@@ -71,8 +72,12 @@ def main(argv: list[str] | None = None) -> int:
 def _interrupted(args: argparse.Namespace) -> str:
     """Return what is said to a user who interrupted; with how to go on where a session was begun."""
     out = getattr(args, "out", None)
-    if hasattr(args, "resume") and out is not None and out.is_dir():
+    if out is None or not out.is_dir():
+        return "interrupted"
+    if hasattr(args, "resume"):
         return f"interrupted; what was answered is kept in {out}; repeat the call with --resume to go on"
+    if (out / JOURNAL).exists():
+        return f"interrupted; what was answered is kept in {out}; repeat the call to go on"
     return "interrupted"
 
 

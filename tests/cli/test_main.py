@@ -10,6 +10,8 @@ import pytest
 from qlib_llm_alpha import wiring
 from qlib_llm_alpha.cli import main
 from qlib_llm_alpha.errors import LLMError
+from qlib_llm_alpha.llm.audit import JOURNAL
+from qlib_llm_alpha.llm.journal import Journal
 
 MINE = ["mine", "--provider", "market", "--start", "2019-01-01", "--end", "2019-12-31", "--out"]
 
@@ -45,6 +47,19 @@ def test_an_interrupt_before_there_is_a_session_says_no_more(
     mining(KeyboardInterrupt(), begun=False)
     assert main([*MINE, str(tmp_path / "session")]) == 130
     assert capsys.readouterr().err == "qlib-llm-alpha: interrupted\n"
+
+
+def test_an_interrupted_probe_of_memory_is_repeated_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def probe(provider: Path, universe: str, out: Path, **_: object) -> None:
+        Journal(out / JOURNAL).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wiring, "probe_model_memory", probe)
+    asked = ["guard", "memory", "--provider", "market", "--start", "2019-01-01", "--end", "2019-12-31", "--out"]
+    assert main([*asked, str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(f"kept in {tmp_path}; repeat the call to go on\n")
 
 
 def test_other_peoples_words_in_an_error_command_no_terminal(
