@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Final
+
+from qlib_llm_alpha.errors import DocumentError
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
+DEEPEST: Final = 3000
+"""Elements within each other at most: to read a page takes the square of it."""
+
+_EMPTY_TAGS: Final = frozenset(
+    ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr")
+)
 _UNSEEN_TAGS: Final = (
     "script", "style", "noscript", "template", "head", "iframe", "object", "svg", "canvas", "select", "input",
     "textarea", "audio", "video", "datalist",
@@ -45,10 +54,16 @@ def visible_text(page: bytes | str) -> tuple[str, str]:
     ----------
     page : bytes or str
         Bytes are decoded as the page says.
+
+    Raises
+    ------
+    DocumentError
+        More than ``DEEPEST`` elements stand within each other.
     """
     from bs4 import BeautifulSoup
     from bs4.element import PreformattedString
 
+    _check_depth(page)
     soup = BeautifulSoup(page, "html.parser")
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
     for element in _hidden_by_sheet(soup):
@@ -64,6 +79,42 @@ def visible_text(page: bytes | str) -> tuple[str, str]:
         element.insert(0, "\n\n" + "#" * level + " " * bool(level))
         element.append("\n\n" if element.name != "br" else "\n")
     return soup.get_text(), title
+
+
+class _Depth(HTMLParser):
+    """Counts how many elements are open at once, at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self._counts: dict[str, int] = {}
+        self.most = 0
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in _EMPTY_TAGS:
+            self._open.append(tag)
+            self._counts[tag] = self._counts.get(tag, 0) + 1
+            self.most = max(self.most, len(self._open))
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        """Open nothing: it is closed at once."""
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._counts.get(tag, 0):
+            closed = self._open.pop()
+            self._counts[closed] -= 1
+            if closed == tag:
+                break
+
+
+def _check_depth(page: bytes | str) -> None:
+    depth = _Depth()
+    # Tags are ASCII, whatever the encoding of the words between them is.
+    depth.feed(page if isinstance(page, str) else page.decode("latin-1"))
+    if depth.most > DEEPEST:
+        raise DocumentError(
+            f"a page has {depth.most} elements within each other; expected at most {DEEPEST}; give its text alone"
+        )
 
 
 def has_markup_that_hides(text: str) -> bool:

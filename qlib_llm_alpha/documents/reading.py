@@ -25,7 +25,12 @@ STATED: Final = ("title", "published", "accepted", "source", "private", "instrum
 """Keys of a file in the sidecar, and of the front matter of a Markdown file."""
 MOST_BYTES: Final = 50_000_000
 
-_FRONT: Final = re.compile(r"\A---[ \t]*\n(.*?\n)---[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT: Final = re.compile(r"\A\s*---[ \t]*\n(.*?\n)---[ \t]*(?:\n|\Z)", re.DOTALL)
+# What was meant to say something of the document, and would be lost among its text.
+_LOST_HEAD: Final = re.compile(
+    rf"\A\s*(?:---[ \t]*\r?\n(?:.*\n){{0,20}}?[ \t]*(?:{'|'.join(STATED)})|(?:.*\n){{0,10}}?[ \t]*private)[ \t]*:",
+    re.IGNORECASE,
+)
 _MARKDOWN_COMMENT: Final = re.compile(r"^\[[^\]\n]*\]:[ \t]\S.*$", re.MULTILINE)
 _MARKDOWN_TITLE: Final = re.compile(r"^# +(\S.*)$", re.MULTILINE)
 _FENCED: Final = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -49,7 +54,8 @@ def read_document(
         ``.txt``, ``.md`` (with optional YAML front matter), ``.pdf``, ``.html``. The path is no part of the document,
         the file's name is its source where nothing else is said.
     stated : mapping, optional
-        What is known of the file, keys of ``STATED``; it outranks the front matter.
+        What is known of the file, keys of ``STATED``; it outranks the front matter, but what either of them calls
+        private is private.
     published_at : datetime, date or str, optional
         Outranks both. Without any date the document is available from its ingestion only.
     ingested_at : datetime, optional
@@ -67,6 +73,7 @@ def read_document(
         The file is missing, too large, of an unknown kind, broken, encrypted or without text, or a key or a date
         cannot be read.
     """
+    _check_name(path.name)
     data = _bytes(path, most_bytes)
     text, said = _kind(path)(data, path.name)
     known = {**_checked(said, path.name), **_checked(stated or {}, path.name)}
@@ -83,7 +90,7 @@ def read_document(
         zone=zone,
         language=known.get("language", ""),
         instruments=tuple(known.get("instruments", ())),
-        private=known.get("private", False),
+        private=bool(said.get("private") or known.get("private")),
         licence_note=known.get("licence_note", ""),
         raw_sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -110,17 +117,19 @@ def read_folder(
     Raises
     ------
     DocumentError
-        No such folder, a sidecar that cannot be read or that names a file that is not there, or a file that cannot be
-        read: nothing is left out silently.
+        No such folder, a link in it, which may lead out of it, a sidecar that cannot be read or that names a file
+        that is not there, or a file that cannot be read: nothing is left out silently.
     """
     if not folder.is_dir():
         raise DocumentError(f"{folder.name!r} is no folder; expected one with documents; correct the name")
     now = ingested_at or datetime.now(timezone.utc)
-    names = sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = [
+        path for path in folder.rglob("*") if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+    link = next((path for path in sorted(paths) if path.is_symlink()), None)
+    if link is not None:
+        raise DocumentError(f"{link.name!r} is a link; expected files of the folder itself; copy what it leads to")
+    names = sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
     sidecar = folder / SIDECAR
     stated = _yaml(_decoded(_bytes(sidecar, MOST_BYTES), SIDECAR), SIDECAR) if sidecar.is_file() else {}
     absent = sorted(set(stated) - set(names))
@@ -155,18 +164,37 @@ def _bytes(path: Path, most: int) -> bytes:
 
 
 def _text(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
-    return _decoded(data, name), {}
+    text = _decoded(data, name)
+    _check_head(text, name)
+    return text, {}
 
 
 def _markdown(data: bytes, name: str) -> tuple[str, dict[str, Any]]:
     text = _decoded(data, name).replace("\r\n", "\n")
     front = _FRONT.match(text)
     said = _yaml(front[1], f"the front matter of {name!r}") if front else {}
+    if front is None:
+        _check_head(text, name)
     body = text[front.end() :] if front else text
     heading = _MARKDOWN_TITLE.search(body)
     if heading:
         said.setdefault("title", heading[1])
     return _seen(body), said
+
+
+def _check_head(text: str, name: str) -> None:
+    if _LOST_HEAD.match(text):
+        raise DocumentError(
+            f"{name!r} begins like front matter, which is read only in a .md file, between a first and a second line "
+            f"of ---; expected it there, or what it says in {SIDECAR}; nothing of it is guessed"
+        )
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DocumentError(f"the file name {name!r} is not in UTF-8; expected one that is; rename the file") from error
 
 
 def _seen(body: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from datetime import date, datetime, timezone
 from pathlib import Path
 
@@ -272,3 +273,60 @@ def test_look_alikes_and_hidden_text_in_a_headline_change_nothing(tmp_path: Path
         read(tmp_path, "a.html", honest, published_at=day(0)).id
         == read(tmp_path, "a.html", attacked, published_at=day(0)).id
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.md", "---\nprivate: true\nSome words.\n"),
+        ("a.txt", "---\nprivate: true\n---\nSome words.\n"),
+        ("a.txt", "\nPrivate: yes\nSome words.\n"),
+        ("a.md", "Some words.\nprivate: true\n"),
+    ],
+)
+def test_what_looks_like_front_matter_and_is_none_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DocumentError, match="begins like front matter"):
+        read_document(tmp_path / name)
+
+
+def test_lines_before_front_matter_do_not_matter_and_a_rule_is_no_front_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("\n\n---\nprivate: true\n---\nSome words.\n", encoding="utf-8")
+    assert read_document(tmp_path / "a.md").private
+    (tmp_path / "b.md").write_text("---\nSome words.\nThe private sector: it grows.\n", encoding="utf-8")
+    assert not read_document(tmp_path / "b.md").private
+
+
+def test_what_either_place_calls_private_is_private(tmp_path: Path) -> None:
+    for said in ("true", "false"):
+        (tmp_path / f"{said}.md").write_text(f"---\nprivate: {said}\n---\nWords of {said}.\n", encoding="utf-8")
+    (tmp_path / "documents.yaml").write_text("true.md: {private: false}\nfalse.md: {private: true}\n")
+    assert [document.private for document in read_folder(tmp_path)] == [True, True]
+
+
+@pytest.mark.parametrize("target", ["other.txt", "folder"])
+def test_a_link_is_refused(tmp_path: Path, target: str) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / target
+    inside.mkdir()
+    (inside / "a.txt").write_text("Some words.", encoding="utf-8")
+    outside.mkdir() if target == "folder" else outside.write_text("Secret words.", encoding="utf-8")
+    (inside / f"b{outside.suffix}").symlink_to(outside)
+    with pytest.raises(DocumentError, match="is a link"):
+        read_folder(inside)
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.md")
+    path.write_text("Some words.", encoding="utf-8")
+    with pytest.raises(DocumentError, match="rename the file"):
+        read_folder(tmp_path)
+
+
+def test_a_page_of_thousands_of_elements_within_each_other_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    path.write_text("<div>" * 20_000 + "hi there", encoding="utf-8")
+    with pytest.raises(DocumentError, match="20000 elements within each other"):
+        read_document(path)
+    # What is closed by what stands around it does not count.
+    path.write_text("<ul><li>one<li>two<br></ul><img/>" * 4_000, encoding="utf-8")
+    assert "two" in read_document(path).text
