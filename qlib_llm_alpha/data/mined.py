@@ -157,7 +157,8 @@ class Ground:
         before = None if request.extend is None else _library_of(request.extend)
         known = None if request.library is None else load_factor_set(request.library, mode=request.library_mode)
         given = [one for one in (known, before) if one is not None]
-        for one in given:
+        files = [load_factor_set(file) for file in request.formulas if file.endswith((".yaml", ".yml"))]
+        for one in [*given, *files]:
             if one.as_of is not None and one.as_of > request.end:
                 raise ConfigError(
                     f"the library {one.name} {one.id} was chosen with bars up to {one.as_of}, and search ends on "

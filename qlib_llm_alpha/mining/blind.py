@@ -97,7 +97,12 @@ class Blind:
     def show(self, document: Document, start: int, end: int, label: str) -> Shown:
         """Return ``document.text[start:end]`` as a prompt may show it."""
         chunk = Chunk(document.id, start, end, document.text[start:end])
-        return Shown(label, show(chunk, self.names if self.blind else None), document.private)
+        return Shown(label, show(chunk, self._names_in(document) if self.blind else None), document.private)
+
+    def _names_in(self, document: Document) -> Names:
+        """Return the names of all prompts and the instruments that this document is about."""
+        own = Names.of(instruments=document.instruments)
+        return replace(self.names, codes=self.names.codes | own.codes, tickers=self.names.tickers | own.tickers)
 
     def text(self, text: str) -> str:
         """Return what a model or a program wrote as it may go out again."""

@@ -24,6 +24,7 @@ from qlib_llm_alpha.mining.llm_session import (
     JOURNAL,
     RECORDING,
     ModelPlan,
+    count_profile,
     listed_names,
     open_client,
     settings_hash,
@@ -86,12 +87,14 @@ def chat_with_model(
     with open_client(plan, out, gateway=gateway) as client:
         source = plan.recording_folder() / TRANSCRIPT if client.mode == "replay" else None
         asking = Asking(client, blind, as_of=str(first.window.end))
+        profile = market_profile(first, fields=fields, threads=threads)
+        count_profile(profile, first, searching, seed=seed, threads=threads)
         chat = ChatProposer(
             asking,
             InnerLoop(asking, fields, check_values=ComputedValues(first, rules, threads=threads)),
             port,
             Transcript(out / TRANSCRIPT, model=client.model, data=data_fingerprint, source=source),
-            market=market_profile(first, fields=fields, threads=threads).text,
+            market=profile.text,
             known=searching.get("library", ()),
         )
         session = hold_chat(chat, first, last, seed=seed, threads=threads, **searching)

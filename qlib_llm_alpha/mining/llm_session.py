@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -52,7 +52,7 @@ from qlib_llm_alpha.mining.exploring import count
 from qlib_llm_alpha.mining.factory import SeedFactory
 from qlib_llm_alpha.mining.knowledge import KnowledgeBase
 from qlib_llm_alpha.mining.llm_proposer import LLMProposer
-from qlib_llm_alpha.mining.market_profile import market_profile
+from qlib_llm_alpha.mining.market_profile import MarketProfile, market_profile
 from qlib_llm_alpha.mining.search import search
 from qlib_llm_alpha.mining.session import Session, write_whole
 from qlib_llm_alpha.mining.session_audit import DOCUMENTS, document_rows, written_files
@@ -226,10 +226,7 @@ def run_with_model(
 
         def proposer_on(explore: SearchData) -> LLMProposer:
             profile = market_profile(explore, fields=fields, threads=threads)
-            if searching.get("ledger") is not None:
-                # What a model reads of was scored too, though nobody proposed it.
-                traced = [Candidate(parse(one.formula), "profile") for one in profile.traces]
-                count(traced, explore, searching["ledger"], run=searching.get("run", ""), seed=seed, threads=threads)
+            count_profile(profile, explore, searching, seed=seed, threads=threads)
             view = store.as_of(end_of_day(explore.window.end.astype(object)))
             _check_view(view, documents, plan, str(explore.window.end))
             asking = Asking(client, blind, as_of=str(explore.window.end))
@@ -279,6 +276,15 @@ def run_with_model(
                 # Of all runs of the session: a finished step asks for nothing again.
                 Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
         return replace(session, notes=_notes(proposer, documents, plan, extends=before is not None), audit=head)
+
+
+def count_profile(
+    profile: MarketProfile, explore: SearchData, searching: Mapping[str, Any], *, seed: int, threads: int
+) -> None:
+    """Enter in the ledger what a model reads of in the market's profile: it was scored, though nobody proposed it."""
+    if searching.get("ledger") is not None:
+        traced = [Candidate(parse(one.formula), "profile") for one in profile.traces]
+        count(traced, explore, searching["ledger"], run=searching.get("run", ""), seed=seed, threads=threads)
 
 
 @contextmanager
@@ -358,19 +364,17 @@ def _digest(path: Path) -> str:
 
 
 def _names(plan: ModelPlan, data: SearchData, documents: Sequence[Document]) -> Names:
-    """Return what blind prompts mask: codes of the market and of the documents, indices, and the names given."""
+    """Return what blind prompts mask: codes of the market, indices, and the names given."""
     if plan.blind and documents and plan.names is None:
         _log.warning("no names of companies are given (--names), so that documents are shown with those they hold")
-    codes = {code for document in documents for code in document.instruments}
-    return Names.of(
-        instruments=[*data.panel.instruments, *sorted(codes - set(data.panel.instruments))],
-        companies=listed_names(plan.names),
-    )
+    return Names.of(instruments=data.panel.instruments, companies=listed_names(plan.names))
 
 
 def _check_sight(plan: ModelPlan) -> None:
     """Refuse to show charts to a model that may not see them, though its server would take them."""
     settings = LLMSettings.from_environment()
+    if plan.mode_now() == "replay":
+        return
     if plan.charts and not ModelRegistry.of(plan.models).get(plan.model_now(), settings.base_url).images:
         raise ConfigError(
             f"{plan.charts} charts are to be shown to {plan.model_now()}, which is not known to see images; expected a "

@@ -441,6 +441,9 @@ def begin(folder: Path, plan: Mapping[str, Any], *, resume: bool = False) -> boo
         write_whole(place, json.dumps(known, indent=1) + "\n")
         return False
     if not place.exists():
+        # What a kill left of the plan itself; nothing else is written before the plan.
+        for draft in folder.glob(f"{PLAN}.*.draft"):
+            draft.unlink()
         free_folder(folder)
         write_whole(place, json.dumps(known, indent=1) + "\n")
         return False

@@ -15,6 +15,8 @@ RESEARCH_ROOMS = (
     "factor",
     "engine",
     "evaluation",
+    "llm",
+    "documents",
     "library",
     "mining",
     "agents",

@@ -127,7 +127,7 @@ class StubServer:
         unknown = [one for one in parts if one.startswith("fault-") and one not in FAULTS]
         if unknown:
             return refused(404, f"the stub has no {unknown}; expected names of FAULTS")
-        key = headers.get("Authorization", "").removeprefix("Bearer ")
+        key = _told_key(headers)
         call = Call(body, number, self._text(body, number, parts), key)
         wire = call.says()
         for act in [FAULTS[one].act for one in parts if one in FAULTS] + [
@@ -167,6 +167,11 @@ class StubServer:
                 with self._log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
         return number
+
+
+def _told_key(headers: Mapping[str, str]) -> str:
+    told = (value for name, value in headers.items() if name.lower() == "authorization")
+    return next(told, "").removeprefix("Bearer ")
 
 
 def body_key(body: Mapping[str, Any]) -> str:
