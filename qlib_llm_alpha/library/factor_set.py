@@ -135,7 +135,7 @@ class FactorSet:
 
     def save(self, path: str | Path) -> None:
         """Write `to_yaml` to a file."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        Path(path).write_text(self.to_yaml(), encoding="utf-8", newline="\n")
 
 
 def load_factor_set(ref: str | Path, *, mode: Mode = "scale_free") -> FactorSet:
