@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qlib_llm_alpha import wiring
+from qlib_llm_alpha.cli.printing import shown
 
 if TYPE_CHECKING:
     from qlib_llm_alpha.llm.audit import Lineage
@@ -50,7 +51,7 @@ def _verify(args: argparse.Namespace) -> int:
         print(json.dumps([asdict(fault) for fault in faults], indent=1))
     elif faults:
         for fault in faults:
-            print(_shown(fault.detail if fault.row is None else f"row {fault.row}: {fault.detail}"))
+            print(shown(fault.detail if fault.row is None else f"row {fault.row}: {fault.detail}"))
     else:
         print(f"{args.session}: trail, journal and what they point to are as they were written")
     return 1 if faults else 0
@@ -62,7 +63,7 @@ def _trace(args: argparse.Namespace) -> int:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         for line in _lines(found):
-            print(_shown(line))
+            print(shown(line))
     return 0
 
 
@@ -97,12 +98,4 @@ def _call_line(call: Mapping[str, Any]) -> str:
     return (
         f"{call['key'][:12]}: {call['purpose']} by {call['returned_model'] or call['model']} (knowledge cut-off "
         f"{cutoff}); {said}; {len(call['documents'])} documents{dated}"
-    )
-
-
-def _shown(text: str) -> str:
-    """Return other people's text as it may be printed: a terminal could take part of it for a command."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for letter in text
     )

@@ -1,8 +1,9 @@
 """Blind prompts: what a model is shown does not say when, where or about whom it was written.
 
 A model that recognises a year or a company may answer from memory of what came after. Documents are therefore masked,
-and every message is scanned last, when nothing is added any more: one that still leaks is never sent. Quotes that a
-model gives on masked text are found there, mapped back and verified on the original.
+and every message is scanned last: one that still leaks is never sent. Where an answer cannot be read, the client sends
+it back to be mended; those are the model's own words, and the only ones that are not scanned. Quotes that a model gives
+on masked text are found there, mapped back and verified on the original.
 """
 
 from __future__ import annotations
