@@ -22,7 +22,11 @@ RANGE = {"instruments": "csi300", "start_time": "2020-01-02", "end_time": "2020-
     "fit_end_time": "2020-03-31",
 }
 # What a handler needs beside the keywords of Alpha158, and how many features that gives.
-NEEDS: dict[str, tuple[dict[str, Any], int]] = {"FactorSetHandler": ({"factor_set": "starter"}, 12)}
+NEEDS: dict[str, tuple[dict[str, Any], int]] = {
+    "FactorSetHandler": ({"factor_set": "starter"}, 12),
+    # The small market is not the one that the recording belongs to: the set that was mined with it stands in.
+    "LLMAlphaHandler": ({"base": "starter", "llm_mode": "replay"}, 13),
+}
 
 
 def make(kind: type[DataHandlerLP], **changes: Any) -> DataHandlerLP:

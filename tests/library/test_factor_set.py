@@ -61,7 +61,7 @@ def test_a_builtin_loads_by_name_and_by_id_and_survives_its_yaml(name: str, mode
 
 def test_sets_differ_in_id_unless_they_are_the_same() -> None:
     ids = [load_factor_set(name, mode=mode).id for name in builtin_names() for mode in ("scale_free", "literal")]
-    assert len(set(ids)) == len(ids) - 3  # starter, classic and alpha158 have one form
+    assert len(set(ids)) == len(ids) - 4  # starter, classic, textbook and alpha158 have one form
 
 
 def test_a_file_saved_is_a_file_loaded(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_repeat_is_refused_until_it_is_named() -> None:
 
 
 def test_an_unknown_reference_lists_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(LibraryError, match="no factor set 'starer'; expected one of starter, classic, seed"):
+    with pytest.raises(LibraryError, match="no factor set 'starer'; expected one of starter, classic, textbook, seed"):
         load_factor_set("starer")
     with pytest.raises(LibraryError, match="no factor set '0123456789ab'"):
         load_factor_set("0123456789ab")

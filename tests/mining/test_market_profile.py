@@ -111,7 +111,7 @@ def test_no_date_code_universe_or_exact_count_is_told(market: Market) -> None:
     profile = market_profile(searched(market))
     shown = profile.text + json.dumps(profile.to_dict())
     assert not re.search(r"(19|20)\d\d|SH\d|SZ\d|csi|planted", shown)
-    assert "about 50 instruments a day, about 500 trading days" in shown
+    assert "about 50 instruments a day, about 500 days of trading" in shown
     assert find_leaks(profile.text, Names.of(instruments=searched(market).panel.instruments)) == []
     for number in re.findall(r"(?<![\w,(.])\d+(?:\.\d+)?(?=%)", profile.text):
         assert float(number) % 5 == 0 or float(number) < 10
