@@ -17,11 +17,12 @@ from qlib_llm_alpha.guard.memory_probes import Asks
 from qlib_llm_alpha.guard.memory_questions import HORIZON, QUESTIONS, Case, Outcome, draw_cases, draw_outcomes
 from qlib_llm_alpha.guard.memory_suite import MemoryReport, memory_report
 from qlib_llm_alpha.guard.model_window import BUFFER_DAYS, is_written
+from qlib_llm_alpha.llm.audit import JOURNAL
 from qlib_llm_alpha.llm.client import AnswersRequests
 from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.models import ModelRegistry
 from qlib_llm_alpha.llm.recording import Recording
-from qlib_llm_alpha.mining.llm_session import JOURNAL, RECORDING, ModelPlan, open_client, recording_of
+from qlib_llm_alpha.mining.llm_session import RECORDING, ModelPlan, open_client, recording_of
 
 ASKED_ON: Final = "asked_on"
 """Entry of a recording's header: the day on which its model was asked."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from qlib_llm_alpha.chain import Chain
 from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.evaluation.search_data import SearchData
-from qlib_llm_alpha.llm.audit import CandidateRow, audit_candidates, audit_session
+from qlib_llm_alpha.llm.audit import AUDIT, JOURNAL, CandidateRow, audit_candidates, audit_session
 from qlib_llm_alpha.llm.client import AnswersRequests
 from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.recording import Recording
@@ -20,8 +20,6 @@ from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
 from qlib_llm_alpha.mining.drafts import InnerLoop
 from qlib_llm_alpha.mining.exploring import cut
 from qlib_llm_alpha.mining.llm_session import (
-    AUDIT,
-    JOURNAL,
     RECORDING,
     ModelPlan,
     count_profile,

@@ -27,6 +27,8 @@ from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.factor.expression import parse
 from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.audit import (
+    AUDIT,
+    JOURNAL,
     CandidateRow,
     ModelFacts,
     QuotePlace,
@@ -63,7 +65,7 @@ _log = logging.getLogger(__name__)
 
 EMBEDDED: Final = "embedded"
 SHIPPED: Final = Path(__file__).parent / "recordings"
-RECORDING, JOURNAL, AUDIT, DRAFTS = ("recording.jsonl", "journal.sqlite", "audit.jsonl", "drafts.json")
+RECORDING, DRAFTS = "recording.jsonl", "drafts.json"
 BUDGET_TOKENS: Final = 500_000
 QUOTE: Final = re.compile(r"doc:([a-z]+):(\d+)-(\d+)")
 

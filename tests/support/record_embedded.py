@@ -18,9 +18,10 @@ import yaml
 from qlib_llm_alpha.data.fingerprint import market_name
 from qlib_llm_alpha.data.mined import Ground, run_mining
 from qlib_llm_alpha.data.mining_handler import mining_request
+from qlib_llm_alpha.llm.audit import JOURNAL
 from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.recording import Recording
-from qlib_llm_alpha.mining.llm_session import EMBEDDED, JOURNAL, RECORDING, SHIPPED
+from qlib_llm_alpha.mining.llm_session import EMBEDDED, RECORDING, SHIPPED
 from qlib_llm_alpha.mining.session import LIBRARY
 from tests.support.written_model import MODEL, WrittenGateway
 
