@@ -46,6 +46,8 @@ from tests.support.odd_market import COMPLETE, INDEX, PARTIAL, write_odd_market
 from tests.support.provider import open_provider
 from tests.support.qlib_texts import from_hypothesis
 
+pytestmark = pytest.mark.slow  # every formula is computed by stock Qlib too
+
 PROOF = Path(__file__).parents[2] / "benchmarks" / "proofs" / "engine_agreement.py"
 START, END = "2019-09-02", "2020-03-31"
 WINDOWS = (0, 1, 2, 5, 20, 60, 500)

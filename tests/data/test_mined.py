@@ -27,6 +27,8 @@ from qlib_llm_alpha.mining.session_audit import verify
 from tests.support.scripted_gateway import ScriptedGateway
 from tests.support.scripted_model import answer_request
 
+pytestmark = pytest.mark.slow  # each test runs whole sessions
+
 LABEL = "Ref($close,-2)/Ref($close,-1)-1"
 
 GAPS = """---

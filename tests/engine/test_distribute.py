@@ -22,6 +22,8 @@ from qlib_llm_alpha.engine.tiles import TiledPanel
 from qlib_llm_alpha.errors import ConfigError, MissingExtraError
 from qlib_llm_alpha.factor.expression import parse
 
+pytestmark = pytest.mark.slow  # worker processes
+
 
 def total(chunk: list[int]) -> int:
     return sum(chunk)

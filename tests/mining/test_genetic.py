@@ -344,12 +344,14 @@ class Listed:
         return given_now
 
 
+@pytest.mark.slow
 def test_a_planted_reversal_is_found_in_few_trials() -> None:
     data = small_market(1, reversal=0.08)
     planted = fittest(Listed("1-$close/Ref($close,5)"), data, 1)[0]
     assert fittest(proposer(1, batch=30), data, 180)[0] > 0.8 * planted > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_its_shortlist_is_fitter_than_that_of_as_many_formulas_at_random(seed: int) -> None:
     data = small_market(seed, reversal=0.08)

@@ -22,6 +22,8 @@ from tests.documents.making import made_pdf, page
 from tests.support.personalities import PERSONALITIES, Asked
 from tests.support.stub_server import StubServer
 
+pytestmark = pytest.mark.slow  # each test runs whole sessions over a server
+
 KEY = "sk-planted-5e0c/reveal+me=7"
 SHORT_LOOK = "planted-5e0c"  # what even a shortened or quoted key still holds
 INVENTED = ("doc-that-does-not-exist", "beyond doubt", "48.7")  # what the liar of the stub says

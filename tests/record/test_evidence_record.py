@@ -22,6 +22,8 @@ from tests.record.small_runs import EVIDENCE, PORTFOLIO, SIGNAL, Runner, small_t
 from tests.support.provider import TRAIN, VALID
 from tests.support.tasks import alpha158_task, changed
 
+pytestmark = pytest.mark.slow  # each test makes a run
+
 BASIS_WORDS = ("Ref($close,-2)", "horizon 2", "csi300", "members of the day", " to ", "cost", "N =")
 
 
