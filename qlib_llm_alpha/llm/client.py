@@ -431,15 +431,19 @@ class _Loop:
     def run(self, work: Coroutine[Any, Any, T], wind_up: Callable[[], None] | None = None) -> T:
         """Return what the work gives; an interrupt calls ``wind_up`` and waits, a second one cancels the work."""
         ended = threading.Event()
+        # Nothing is asked before this thread is where an interrupt is taken care of.
+        ready = asyncio.Event()
 
         async def told() -> T:
             try:
+                await ready.wait()
                 return await work
             finally:
                 ended.set()
 
         future = asyncio.run_coroutine_threadsafe(told(), self._loop)
         try:
+            self._loop.call_soon_threadsafe(ready.set)
             return future.result()
         except KeyboardInterrupt:
             if wind_up is not None:
