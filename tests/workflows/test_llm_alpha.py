@@ -31,7 +31,7 @@ def small_workflow(provider: Path) -> dict[str, Any]:
     task["model"]["kwargs"].update({**SMALL_MODEL, "experts": [dict(expert) for expert in SMALL_MODEL["experts"]]})
     task["dataset"]["kwargs"]["segments"] = {name: list(ends) for name, ends in SEGMENTS.items()}
     task["dataset"]["kwargs"]["handler"]["kwargs"].update(
-        {"start_time": START, "end_time": END, "fit_start_time": TRAIN[0]}
+        {"base": "starter", "start_time": START, "end_time": END, "fit_start_time": TRAIN[0]}
     )
     task["dataset"]["kwargs"]["handler"]["kwargs"]["fit_end_time"] = TRAIN[1]
     for record in task["record"]:
