@@ -15,7 +15,7 @@ from qlib_llm_alpha.library.yaml_text import check_keys, read_mapping, shipped_t
 Mode: TypeAlias = Literal["scale_free", "literal"]
 Needs: TypeAlias = Literal["bars", "shares", "accounts", "quotes", "macro"]
 
-CATEGORIES = (
+Category: TypeAlias = Literal[
     "momentum",
     "mean_reversion",
     "volatility",
@@ -25,7 +25,8 @@ CATEGORIES = (
     "growth",
     "technical",
     "macro_economics",
-)
+]
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 """The nine categories of the paper, in its order."""
 
 PAPER = "Automate Strategy Finding with LLM in Quant Investment"

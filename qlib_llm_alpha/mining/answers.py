@@ -10,17 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
-Category: TypeAlias = Literal[
-    "momentum",
-    "mean_reversion",
-    "volatility",
-    "fundamental",
-    "liquidity",
-    "quality",
-    "growth",
-    "technical",
-    "macro_economics",
-]
+from qlib_llm_alpha.library.seed import Category
 
 CATEGORIES: Final[dict[Category, str]] = {
     "momentum": "recent moves go on",

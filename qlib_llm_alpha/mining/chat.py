@@ -13,27 +13,26 @@ same bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
 from qlib_llm_alpha.errors import ExpressionError
-from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.factor.operators import OPERATORS
 from qlib_llm_alpha.llm.prompt import Prompt
 from qlib_llm_alpha.llm.request import Request
-from qlib_llm_alpha.mining.admission import Rules
 from qlib_llm_alpha.mining.answers import CATEGORIES
 from qlib_llm_alpha.mining.asking import PROMPTS, Asking
 from qlib_llm_alpha.mining.candidates import Candidate
 from qlib_llm_alpha.mining.chat_answers import ClarifyAnswer, ProposeAnswer, SpecifyAnswer, UnderstandAnswer
 from qlib_llm_alpha.mining.drafts import DUPLICATE, Draft, InnerLoop, Rejection, one_line, proposer_name
-from qlib_llm_alpha.mining.exploring import SHORTLIST, Found, explore
+from qlib_llm_alpha.mining.exploring import SHORTLIST, Exploration, Found
 from qlib_llm_alpha.mining.llm_proposer import rough_figures
-from qlib_llm_alpha.mining.session import NULLS, Session, mine
+from qlib_llm_alpha.mining.search import search
+from qlib_llm_alpha.mining.session import Session
 from qlib_llm_alpha.mining.transcript import Port, Transcript
 from qlib_llm_alpha.mining.vetoes import VETOED, Vetoes
 
@@ -408,73 +407,44 @@ class ChatProposer:
 
 
 def hold_chat(
-    chat: ChatProposer,
-    first: SearchData,
-    last: SearchData,
-    *,
-    trials: int,
-    shortlist: int = SHORTLIST,
-    rules: Rules | None = None,
-    library: Iterable[Expression] = (),
-    null_fields: Sequence[str] = (),
-    ledger: TrialLedger | None = None,
-    run: str = "",
-    seed: int = 0,
-    nulls: int = NULLS,
-    threads: int = 2,
-    progress: Callable[[int, int], None] | None = None,
-) -> Session:
+    chat_on: Callable[[SearchData], ChatProposer], data: SearchData, *, shortlist: int = SHORTLIST, **searching: Any
+) -> tuple[Session, ChatProposer]:
     """Hold a chat on explore, and judge what it arrived at on the days after.
 
     Parameters
     ----------
-    chat : ChatProposer
-    first, last : SearchData
-        Explore and judge, of :func:`~qlib_llm_alpha.mining.exploring.cut`.
-    trials : int
-        Formulas that may be tried at most.
-    shortlist, rules, library, null_fields, ledger, run, seed, nulls, threads, progress
+    chat_on : callable
+        Makes the chat, given explore.
+    data : SearchData
+        The search wall.
+    shortlist, searching
         As for :func:`~qlib_llm_alpha.mining.search.search`. What the person ruled out is not judged, also where it was
         tried before.
 
     Returns
     -------
-    Session
-        Of the judged days, with the exploration.
+    Session, ChatProposer
+        The session of the judged days, and the chat as it ended.
     """
-    known = tuple(library)
-    tried = explore(
-        chat,
-        first,
-        trials=trials,
-        rules=rules,
-        library=known,
-        ledger=ledger,
-        run=run,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-    )
-    chat.close(tried.found)
-    chosen = [candidate for candidate in tried.shortlist(shortlist) if chat.allows(candidate)]
-    chat.tell(f"{len(tried.found)} formulas were tried; {len(chosen)} are judged on days that nobody has seen.")
-    session = mine(
-        chosen,
-        last,
-        rules=rules,
-        library=known,
-        null_fields=null_fields,
-        ledger=ledger,
-        run=run,
-        seed=seed,
-        nulls=nulls,
-        threads=threads,
-    )
+    held: list[ChatProposer] = []
+
+    def begun(first: SearchData) -> ChatProposer:
+        held.append(chat_on(first))
+        return held[0]
+
+    def allowed(tried: Exploration) -> list[Candidate]:
+        (chat,) = held
+        chat.close(tried.found)
+        chosen = [candidate for candidate in tried.shortlist(shortlist) if chat.allows(candidate)]
+        chat.tell(f"{len(tried.found)} formulas were tried; {len(chosen)} are judged on days that nobody has seen.")
+        return chosen
+
+    session = search(begun, data, choose=allowed, **searching)
     judged = [
         f"- {one.candidate.expression.text}: {one.verdict.reason or 'admitted'}" for one in session.admission.judged
     ]
-    chat.tell("\n".join([f"Admitted: {len(session.admission.admitted)}.", *judged]))
-    return replace(session, exploration=tried)
+    held[0].tell("\n".join([f"Admitted: {len(session.admission.admitted)}.", *judged]))
+    return session, held[0]
 
 
 def _categories() -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field
 
-from qlib_llm_alpha.mining.answers import Category
+from qlib_llm_alpha.library.seed import Category
 from qlib_llm_alpha.mining.vetoes import VetoAnswer
 
 _Short: TypeAlias = Annotated[str, Field(max_length=400)]

@@ -18,7 +18,6 @@ from qlib_llm_alpha.mining.asking import Asking
 from qlib_llm_alpha.mining.blind import Blind
 from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
 from qlib_llm_alpha.mining.drafts import InnerLoop
-from qlib_llm_alpha.mining.exploring import cut
 from qlib_llm_alpha.mining.llm_session import (
     RECORDING,
     ModelPlan,
@@ -79,23 +78,24 @@ def chat_with_model(
     LLMError
         The model cannot be asked; everything that was said is kept.
     """
-    first, last = cut(data, threads=threads)
     blind = Blind(Names.of(instruments=data.panel.instruments, companies=listed_names(plan.names)), blind=plan.blind)
-    rules = searching.get("rules")
     with open_client(plan, out, gateway=gateway) as client:
         source = plan.recording_folder() / TRANSCRIPT if client.mode == "replay" else None
-        asking = Asking(client, blind, as_of=str(first.window.end))
-        profile = market_profile(first, fields=fields, threads=threads)
-        count_profile(profile, first, searching, seed=seed, threads=threads)
-        chat = ChatProposer(
-            asking,
-            InnerLoop(asking, fields, check_values=ComputedValues(first, rules, threads=threads)),
-            port,
-            Transcript(out / TRANSCRIPT, model=client.model, data=data_fingerprint, source=source),
-            market=profile.text,
-            known=searching.get("library", ()),
-        )
-        session = hold_chat(chat, first, last, seed=seed, threads=threads, **searching)
+
+        def chat_on(first: SearchData) -> ChatProposer:
+            asking = Asking(client, blind, as_of=str(first.window.end))
+            profile = market_profile(first, fields=fields, threads=threads)
+            count_profile(profile, first, searching, seed=seed, threads=threads)
+            return ChatProposer(
+                asking,
+                InnerLoop(asking, fields, check_values=ComputedValues(first, searching.get("rules"), threads=threads)),
+                port,
+                Transcript(out / TRANSCRIPT, model=client.model, data=data_fingerprint, source=source),
+                market=profile.text,
+                known=searching.get("library", ()),
+            )
+
+        session, chat = hold_chat(chat_on, data, seed=seed, threads=threads, **searching)
         _audit_candidates(Chain(out / AUDIT), session, chat)
         found = session.factor_set
         head = audit_session(

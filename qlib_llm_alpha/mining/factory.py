@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from qlib_llm_alpha.documents.document import Document
 from qlib_llm_alpha.documents.view import DocumentView
+from qlib_llm_alpha.library.seed import Category
 from qlib_llm_alpha.llm.request import Request
 from qlib_llm_alpha.mining.answers import (
     CATEGORIES,
     CategoriseAnswer,
-    Category,
     FilterAnswer,
     GenerateAnswer,
     GeneratedCandidate,

@@ -9,7 +9,8 @@ from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.evaluation.search_data import SearchData
 from qlib_llm_alpha.factor.expression import Expression
 from qlib_llm_alpha.mining.admission import Rules
-from qlib_llm_alpha.mining.exploring import EXPLORE_SHARE, SHORTLIST, Feedback, Proposer, cut, explore
+from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.exploring import EXPLORE_SHARE, SHORTLIST, Exploration, Feedback, Proposer, cut, explore
 from qlib_llm_alpha.mining.session import NULLS, Session, mine
 
 
@@ -29,6 +30,7 @@ def search(
     seed: int = 0,
     nulls: int = NULLS,
     threads: int = 2,
+    choose: Callable[[Exploration], Sequence[Candidate]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Session:
     """Let a proposer try formulas on the first days of search, and judge the fittest on the others.
@@ -47,6 +49,8 @@ def search(
         Share of the labelled days that are explore.
     feedback, rules, library, ledger, run, seed, threads, progress
         As for :func:`~qlib_llm_alpha.mining.exploring.explore`.
+    choose : callable, optional
+        Says which candidates are judged, by what was explored alone; default the ``shortlist`` fittest.
     null_fields, nulls
         As for :func:`~qlib_llm_alpha.mining.session.mine`.
 
@@ -71,7 +75,7 @@ def search(
         progress=progress,
     )
     session = mine(
-        tried.shortlist(shortlist),
+        tried.shortlist(shortlist) if choose is None else choose(tried),
         last,
         rules=rules,
         library=known,

@@ -149,11 +149,6 @@ def data() -> SearchData:
     return SearchData.of(panel, WALLS.search, LABEL, universe="csi300", data="planted 3")
 
 
-@pytest.fixture(scope="module")
-def halves(data: SearchData) -> tuple[SearchData, SearchData]:
-    return cut(data)
-
-
 def chat_of(
     person: Person, writer: Callable[[Request], str | LLMFailure], folder: Path, **settings: Any
 ) -> tuple[ChatProposer, ScriptedClient]:
@@ -165,21 +160,19 @@ def chat_of(
     return ChatProposer(asking, loop, person, transcript, **settings), client
 
 
-def held(chat: ChatProposer, halves: tuple[SearchData, SearchData], **settings: Any) -> Session:
-    return hold_chat(chat, *halves, trials=40, rules=Rules(draws=400), nulls=0, **settings)
+def held(chat: ChatProposer, data: SearchData, **settings: Any) -> Session:
+    return hold_chat(lambda first: chat, data, trials=40, rules=Rules(draws=400), nulls=0, **settings)[0]
 
 
 def tried(session: Session) -> list[str]:
     return [] if session.exploration is None else [one.candidate.expression.text for one in session.exploration.found]
 
 
-def test_an_idea_becomes_a_specification_formulas_figures_and_verdicts(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_an_idea_becomes_a_specification_formulas_figures_and_verdicts(data: SearchData, tmp_path: Path) -> None:
     person = Person("losers of the week recover", "five days", "", "good, go on", "/done")
     chat, client = chat_of(person, Writer([REVERSAL], ["$open/$close"], questions=["Over how many days?"]), tmp_path)
     ledger = TrialLedger(tmp_path / "ledger")
-    session = held(chat, halves, ledger=ledger, run="chat")
+    session = held(chat, data, ledger=ledger, run="chat")
     assert person.asked[1] == "Over how many days?"
     assert "The return of a week, turned." in person.heard
     assert f"1. {REVERSAL} (mean_reversion)" in person.heard
@@ -192,13 +185,13 @@ def test_an_idea_becomes_a_specification_formulas_figures_and_verdicts(
 
 
 def test_a_person_who_asks_for_shorter_windows_arrives_at_the_planted_reversal(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
+    data: SearchData, tmp_path: Path
 ) -> None:
     person = Person("losers recover", "", "shorter", "shorter still", "/done")
     readings = {said: {"wishes": said} for said in ("shorter", "shorter still")}
     rounds = (["1-$close/Ref($close,40)"], ["1-$close/Ref($close,20)"], [REVERSAL])
-    session = held(chat_of(person, Writer(*rounds, readings=readings), tmp_path)[0], halves)
-    last = halves[1]
+    session = held(chat_of(person, Writer(*rounds, readings=readings), tmp_path)[0], data)
+    last = cut(data)[1]
     (planted,) = screen([parse(REVERSAL)], last.panel, last.prepared, warmup="strict", rows=last.rows)
     best = max(session.admission.judged, key=lambda one: abs(one.rank_ic))
     assert abs(best.rank_ic) >= 0.8 * abs(planted.rank_ic.mean)
@@ -206,39 +199,35 @@ def test_a_person_who_asks_for_shorter_windows_arrives_at_the_planted_reversal(
 
 
 def test_no_volume_binds_in_all_later_candidates_however_often_the_model_forgets(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
+    data: SearchData, tmp_path: Path
 ) -> None:
     forgets = ["$volume/Mean($volume,5)", "Corr($close,$amount,10)", "$close/Ref($close,3)"]
     person = Person("what turns", "", "no volume please", "", "", "/done")
     readings = {"no volume please": {"vetoes": {"fields": ["$volume"]}}}
     writer = Writer([REVERSAL], forgets, ["Mean($volume,3)/$volume", "$close/Ref($close,9)"], readings=readings)
     chat, _ = chat_of(person, writer, tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert "Ruled out: fields $amount, $volume." in person.heard
     assert tried(session) == [REVERSAL, "$close/Ref($close,3)", "$close/Ref($close,9)"]
     assert [one.reason for one in chat.rejections] == ["vetoed"] * 3
     assert "it reads $volume, which was ruled out" in person.heard
 
 
-def test_a_repair_that_brings_back_what_was_ruled_out_is_refused(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_a_repair_that_brings_back_what_was_ruled_out_is_refused(data: SearchData, tmp_path: Path) -> None:
     person = Person("/veto volume", "what turns", "", "/done")
     chat, client = chat_of(person, Writer(["0-Corr($close,$open,10"]), tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert [one.purpose for one in client.requests].count("repair") == 1
     assert tried(session) == []
     assert [one.reason for one in chat.rejections] == ["vetoed"]
 
 
-def test_what_is_ruled_out_is_no_longer_judged_although_it_was_tried(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_what_is_ruled_out_is_no_longer_judged_although_it_was_tried(data: SearchData, tmp_path: Path) -> None:
     person = Person("what turns", "", "drop the second", "", "/done")
     readings = {"drop the second": {"verdicts": [(2, "drop"), (1, "keep"), (9, "keep")]}}
     writer = Writer([REVERSAL, "$close/$open"], ["$close/$open*2", "Mean($close/$open,3)"], readings=readings)
     chat, client = chat_of(person, writer, tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert "Your verdicts: keep 1, drop 2." in person.heard
     assert [one.candidate.expression.text for one in session.admission.judged] == [REVERSAL]
     assert [one.reason for one in chat.rejections] == ["vetoed", "vetoed"], "also as a part of another formula"
@@ -248,7 +237,7 @@ def test_what_is_ruled_out_is_no_longer_judged_although_it_was_tried(
     assert "Ruled out by the person; a formula that has any of it is refused:\nformulas $close/$open" in last
 
 
-def test_an_understanding_that_is_wrong_does_not_bind(halves: tuple[SearchData, SearchData], tmp_path: Path) -> None:
+def test_an_understanding_that_is_wrong_does_not_bind(data: SearchData, tmp_path: Path) -> None:
     person = Person("what turns", "", "no gaps", "no", "nothing of the open", "", "/done")
     readings = {
         "no gaps": {"vetoes": {"fields": ["$close"]}},
@@ -256,61 +245,53 @@ def test_an_understanding_that_is_wrong_does_not_bind(halves: tuple[SearchData, 
     }
     writer = Writer([REVERSAL], ["$open/$close", "$close/Ref($close,8)"], readings=readings)
     chat, client = chat_of(person, writer, tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert chat.vetoes == Vetoes(fields=("$open",))
     assert "Not known here, so not ruled out: $gap." in person.heard
     assert tried(session) == [REVERSAL, "$close/Ref($close,8)"]
     assert "- longer windows" in [one for one in client.requests if one.purpose == "chat_propose"][-1].messages[-1].text
 
 
-def test_plain_words_rule_out_and_take_back_without_a_model(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_plain_words_rule_out_and_take_back_without_a_model(data: SearchData, tmp_path: Path) -> None:
     person = Person("/veto volume Corr momentum $close/Ref($close,5) nonsense(", "/allow momentum", "/done")
     chat, client = chat_of(person, Writer(), tmp_path)
-    held(chat, halves)
+    held(chat, data)
     assert chat.vetoes == Vetoes(("$amount", "$volume"), ("Corr",), (), ("$close/Ref($close,5)",))
     assert "Not known here, so not ruled out: nonsense(." in person.heard
     assert client.requests == []
 
 
 def test_what_the_idea_rules_out_is_shown_with_the_specification_and_binds_once_it_is_accepted(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
+    data: SearchData, tmp_path: Path
 ) -> None:
     person = Person("reversal without volume", "once more", "", "/done")
     chat, _ = chat_of(person, Writer(["Mean($volume,5)/$volume"], ruled_out={"fields": ["$volume"]}), tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert "The return of a week, turned once more.\nRuled out: fields $amount, $volume." in person.heard
     assert tried(session) == []
 
 
-def test_an_idea_that_needs_data_that_is_not_here_says_so(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_an_idea_that_needs_data_that_is_not_here_says_so(data: SearchData, tmp_path: Path) -> None:
     person = Person("guidance above expectations", "/done")
     chat, _ = chat_of(person, Writer(missing=["guidance of the management", "expectations of analysts"]), tmp_path)
-    held(chat, halves)
+    held(chat, data)
     assert "Data that it needs and that is not here: guidance of the management; expectations" in person.heard
 
 
-def test_a_category_and_an_operator_that_were_ruled_out_bind(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_a_category_and_an_operator_that_were_ruled_out_bind(data: SearchData, tmp_path: Path) -> None:
     person = Person("/veto corr", "what turns", "", "", "/veto mean_reversion", "", "/done")
     writer = Writer(["Corr($close,$open,5)", REVERSAL], [], ["$high/$low"])
     chat, _ = chat_of(person, writer, tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert tried(session) == [REVERSAL]
     assert session.admission.judged == ()
     assert "which was ruled out" in person.heard
 
 
-def test_prompts_show_no_date_and_no_company_that_the_person_named(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_prompts_show_no_date_and_no_company_that_the_person_named(data: SearchData, tmp_path: Path) -> None:
     person = Person("Kweichow Moutai since 2016-03-01, as SH600000 did", "in 2017, twice", "", "like in 2018", "/done")
     chat, client = chat_of(person, Writer([REVERSAL], questions=["How?"]), tmp_path)
-    held(chat, halves)
+    held(chat, data)
     sent = "\n".join(message.text for request in client.requests for message in request.messages)
     assert "[COMPANY]" in sent
     assert "[DATE]" in sent
@@ -332,39 +313,35 @@ def test_figures_are_of_explore_and_what_follows_changes_nothing_that_is_asked(
     for number, one in enumerate((data, other)):
         person = Person("what turns", "", "", "/done")
         chat, client = chat_of(person, Writer([REVERSAL, "$close/$open"], ["$high/$low"]), tmp_path / str(number))
-        held(chat, cut(one))
+        held(chat, one)
         sent.append([request.key for request in client.requests])
     assert sent[0] == sent[1]
 
 
-def test_a_model_without_an_answer_is_told_and_the_chat_goes_on(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_a_model_without_an_answer_is_told_and_the_chat_goes_on(data: SearchData, tmp_path: Path) -> None:
     person = Person("what turns", "", "in other words", "/veto volume", "", "/done")
     chat, _ = chat_of(person, lambda request: LLMFailure("refusal", "it declined"), tmp_path)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert "The model gave no answer that can be used (refusal: it declined)." in person.heard
     assert "Your own words are taken as the specification." in person.heard
     assert tried(session) == []
 
 
-def test_what_the_library_has_or_was_tried_is_not_tried_again(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
+def test_what_the_library_has_or_was_tried_is_not_tried_again(data: SearchData, tmp_path: Path) -> None:
     known = parse("$high/$low")
     person = Person("what turns", "", "", "/done")
     writer = Writer([REVERSAL, "2*$high/$low"], ["3-$close/Ref($close,5)", "0-$high/$low", "$close/$open"])
     chat, _ = chat_of(person, writer, tmp_path, known=[known])
-    session = held(chat, halves, library=[known])
+    session = held(chat, data, library=[known])
     details = [one.detail for one in chat.rejections if one.reason == "duplicate"]
     assert tried(session)[0] == REVERSAL
     assert len(details) + len(tried(session)) == 5
 
 
-def test_rounds_end(halves: tuple[SearchData, SearchData], tmp_path: Path) -> None:
+def test_rounds_end(data: SearchData, tmp_path: Path) -> None:
     person = Person("what turns", "", "")
     chat, _ = chat_of(person, Writer([REVERSAL], ["$close/$open"]), tmp_path, rounds=1)
-    session = held(chat, halves)
+    session = held(chat, data)
     assert tried(session) == [REVERSAL]
     assert "These were 1 rounds, the most that one chat has." in person.heard
 
@@ -382,36 +359,34 @@ def writer() -> Writer:
 
 
 def test_a_transcript_is_gone_through_again_to_the_same_bytes_without_asking_the_person(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
+    data: SearchData, tmp_path: Path
 ) -> None:
     person = Person(*SAID)
-    session = held(chat_of(person, writer(), tmp_path)[0], halves)
+    session = held(chat_of(person, writer(), tmp_path)[0], data)
     before = (tmp_path / TRANSCRIPT).read_bytes()
     again = Person()
-    replayed = held(chat_of(again, writer(), tmp_path)[0], halves)
+    replayed = held(chat_of(again, writer(), tmp_path)[0], data)
     assert (tmp_path / TRANSCRIPT).read_bytes() == before
     assert tried(replayed) == tried(session)
     assert "> no volume please" in again.heard, "who comes back sees what was said"
     assert [one["text"] for one in json.loads(before)["entries"] if one["by"] == "person"] == list(SAID)
 
 
-def test_a_chat_that_was_left_at_any_question_goes_on_to_the_same_end(
-    halves: tuple[SearchData, SearchData], tmp_path: Path
-) -> None:
-    held(chat_of(Person(*SAID), writer(), tmp_path / "whole")[0], halves)
+def test_a_chat_that_was_left_at_any_question_goes_on_to_the_same_end(data: SearchData, tmp_path: Path) -> None:
+    held(chat_of(Person(*SAID), writer(), tmp_path / "whole")[0], data)
     whole = (tmp_path / "whole" / TRANSCRIPT).read_bytes()
     for left in range(len(SAID)):
         folder = tmp_path / str(left)
         with pytest.raises(Interrupted):
-            held(chat_of(Leaves(*SAID[:left]), writer(), folder)[0], halves)
-        held(chat_of(Person(*SAID[left:]), writer(), folder)[0], halves)
+            held(chat_of(Leaves(*SAID[:left]), writer(), folder)[0], data)
+        held(chat_of(Person(*SAID[left:]), writer(), folder)[0], data)
         assert (folder / TRANSCRIPT).read_bytes() == whole
 
 
-def test_a_transcript_that_does_not_fit_is_refused(halves: tuple[SearchData, SearchData], tmp_path: Path) -> None:
-    held(chat_of(Person(*SAID), writer(), tmp_path)[0], halves)
+def test_a_transcript_that_does_not_fit_is_refused(data: SearchData, tmp_path: Path) -> None:
+    held(chat_of(Person(*SAID), writer(), tmp_path)[0], data)
     with pytest.raises(ReplayError, match="turn 3 of the transcript"):
-        held(chat_of(Person(), Writer([REVERSAL], questions=["Another?"]), tmp_path)[0], halves)
+        held(chat_of(Person(), Writer([REVERSAL], questions=["Another?"]), tmp_path)[0], data)
     with pytest.raises(ConfigError, match="go on with that model and data"):
         Transcript(tmp_path / TRANSCRIPT, model="scripted", data="other data")
     (tmp_path / "torn.json").write_text('{"format": 1')
