@@ -17,12 +17,10 @@ from qlib_llm_alpha.guard.memory_probes import Asks
 from qlib_llm_alpha.guard.memory_questions import HORIZON, QUESTIONS, Case, Outcome, draw_cases, draw_outcomes
 from qlib_llm_alpha.guard.memory_suite import MemoryReport, memory_report
 from qlib_llm_alpha.guard.model_window import BUFFER_DAYS, is_written
-from qlib_llm_alpha.llm.audit import JOURNAL
 from qlib_llm_alpha.llm.client import AnswersRequests
-from qlib_llm_alpha.llm.journal import Journal
 from qlib_llm_alpha.llm.models import ModelRegistry
 from qlib_llm_alpha.llm.recording import Recording
-from qlib_llm_alpha.mining.llm_session import RECORDING, ModelPlan, open_client, recording_of
+from qlib_llm_alpha.mining.llm_session import ModelPlan, open_client, recording_of, write_recording
 
 ASKED_ON: Final = "asked_on"
 """Entry of a recording's header: the day on which its model was asked."""
@@ -108,16 +106,8 @@ def probe_memory(
     out.mkdir(parents=True, exist_ok=True)
     with open_client(plan, out, gateway=gateway) as client:
         found = report(client, outcomes, cases)
-        if client.mode == "record":
-            header = {
-                "model": model,
-                "data": "",
-                "made_by": "qlib-llm-alpha guard memory --mode record",
-                "note": f"memory probes answered by {model}",
-                ASKED_ON: str(today),
-            }
-            with Journal(out / JOURNAL) as journal:
-                Recording.write(out / RECORDING, journal, client.used_keys, header)
+        note, asked = f"memory probes answered by {model}", {ASKED_ON: str(today)}
+        write_recording(client, out, data="", made_by="guard memory --mode record", note=note, **asked)
     return found
 
 

@@ -10,25 +10,23 @@ from typing import Any, Final
 from qlib_llm_alpha.chain import Chain
 from qlib_llm_alpha.documents.masking import Names
 from qlib_llm_alpha.evaluation.search_data import SearchData
-from qlib_llm_alpha.llm.audit import AUDIT, JOURNAL, CandidateRow, audit_candidates, audit_session
+from qlib_llm_alpha.llm.audit import AUDIT, audit_candidates, audit_session
 from qlib_llm_alpha.llm.client import AnswersRequests
-from qlib_llm_alpha.llm.journal import Journal
-from qlib_llm_alpha.llm.recording import Recording
 from qlib_llm_alpha.mining.asking import Asking
 from qlib_llm_alpha.mining.blind import Blind
 from qlib_llm_alpha.mining.chat import ChatProposer, hold_chat
 from qlib_llm_alpha.mining.drafts import InnerLoop
 from qlib_llm_alpha.mining.llm_session import (
-    RECORDING,
     ModelPlan,
     count_profile,
     listed_names,
     open_client,
     settings_hash,
+    write_recording,
 )
 from qlib_llm_alpha.mining.market_profile import market_profile
 from qlib_llm_alpha.mining.session import Session
-from qlib_llm_alpha.mining.session_audit import written_files
+from qlib_llm_alpha.mining.session_audit import candidate_rows, written_files
 from qlib_llm_alpha.mining.transcript import Port, Transcript
 from qlib_llm_alpha.mining.value_check import ComputedValues
 
@@ -96,7 +94,8 @@ def chat_with_model(
             )
 
         session, chat = hold_chat(chat_on, data, seed=seed, threads=threads, **searching)
-        _audit_candidates(Chain(out / AUDIT), session, chat)
+        rows = candidate_rows(session, chat.name, chat.rejections, left_out=chat.left_out)
+        audit_candidates(Chain(out / AUDIT), rows)
         found = session.factor_set
         head = audit_session(
             Chain(out / AUDIT),
@@ -105,38 +104,7 @@ def chat_with_model(
             library="" if found is None else found.id,
             files=written_files(out, found, TRANSCRIPT),
         )
-        if client.mode == "record":
-            header = {
-                "model": client.model,
-                "data": data_fingerprint,
-                "made_by": "qlib-llm-alpha mine --chat --mode record",
-                "note": f"answers of {client.model} to a person; what the person said is in {TRANSCRIPT}",
-            }
-            with Journal(out / JOURNAL) as journal:
-                Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
+        note = f"answers of {client.model} to a person; what the person said is in {TRANSCRIPT}"
+        write_recording(client, out, data=data_fingerprint, made_by="mine --chat --mode record", note=note)
     vetoes = f"Ruled out by the person: {chat.vetoes.text}."
     return replace(session, notes=(f"Arrived at by a person and {client.model} in {TRANSCRIPT}. {vetoes}",), audit=head)
-
-
-def _audit_candidates(trail: Chain, session: Session, chat: ChatProposer) -> None:
-    """Write a row for every formula that was proposed."""
-    judged = {one.id: one.verdict for one in session.admission.judged}
-    rows = []
-    for one in () if session.exploration is None else session.exploration.found:
-        verdict = judged.get(one.candidate.expression.id)
-        rows.append(
-            CandidateRow(
-                factor_id=one.candidate.expression.id,
-                name=one.candidate.name,
-                expression=one.candidate.expression.text,
-                proposer=one.candidate.proposer,
-                calls=one.candidate.calls,
-                verdict="rejected" if verdict is None else verdict.word,
-                reason=(one.reason or chat.left_out(one.candidate)) if verdict is None else verdict.reason,
-            )
-        )
-    rows += [
-        CandidateRow("", one.name, one.text, chat.name, one.calls, verdict="rejected", reason=one.reason)
-        for one in chat.rejections
-    ]
-    audit_candidates(trail, rows)

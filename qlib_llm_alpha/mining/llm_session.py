@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +28,7 @@ from qlib_llm_alpha.library.factor_set import FactorSet
 from qlib_llm_alpha.llm.audit import (
     AUDIT,
     JOURNAL,
-    CandidateRow,
     ModelFacts,
-    QuotePlace,
     audit_candidates,
     audit_documents,
     audit_session,
@@ -57,7 +54,7 @@ from qlib_llm_alpha.mining.llm_proposer import LLMProposer
 from qlib_llm_alpha.mining.market_profile import MarketProfile, market_profile
 from qlib_llm_alpha.mining.search import search
 from qlib_llm_alpha.mining.session import Session, write_whole
-from qlib_llm_alpha.mining.session_audit import DOCUMENTS, document_rows, written_files
+from qlib_llm_alpha.mining.session_audit import DOCUMENTS, candidate_rows, document_rows, written_files
 from qlib_llm_alpha.mining.steps import StepStore
 from qlib_llm_alpha.mining.value_check import ComputedValues
 
@@ -67,7 +64,6 @@ EMBEDDED: Final = "embedded"
 SHIPPED: Final = Path(__file__).parent / "recordings"
 RECORDING, DRAFTS = "recording.jsonl", "drafts.json"
 BUDGET_TOKENS: Final = 500_000
-QUOTE: Final = re.compile(r"doc:([a-z]+):(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -257,7 +253,7 @@ def run_with_model(
         ((proposer, view),) = made
         write_whole(out / DRAFTS, json.dumps(_drafts(proposer), indent=1, ensure_ascii=False) + "\n")
         found = session.factor_set
-        _audit_candidates(Chain(out / AUDIT), session, proposer, view)
+        audit_candidates(Chain(out / AUDIT), candidate_rows(session, proposer.name, proposer.rejections, view.text_of))
         head = audit_session(
             Chain(out / AUDIT),
             data=data_fingerprint,
@@ -266,17 +262,8 @@ def run_with_model(
             files=written_files(out, found, DOCUMENTS, DRAFTS),
             extends="" if extend is None else extend.name,
         )
-        if client.mode == "record":
-            header = {
-                "model": client.model,
-                "data": data_fingerprint,
-                "made_by": "qlib-llm-alpha mine --mode record",
-                "note": f"answers of {client.model}",
-                "market": market,
-            }
-            with Journal(out / JOURNAL) as journal:
-                # Of all runs of the session: a finished step asks for nothing again.
-                Recording.write(out / RECORDING, journal, journal.reply_keys(), header)
+        note = f"answers of {client.model}"
+        write_recording(client, out, data=data_fingerprint, made_by="mine --mode record", note=note, market=market)
         return replace(session, notes=_notes(proposer, documents, plan, extends=before is not None), audit=head)
 
 
@@ -317,6 +304,28 @@ def open_client(plan: ModelPlan, out: Path, *, gateway: AnswersRequests | None =
             endpoint="" if mode == "replay" else ("local" if settings.is_local else "remote"),
         ) as client:
             yield client
+
+
+def write_recording(client: Client, out: Path, *, data: str, made_by: str, note: str, **more: str) -> None:
+    """Write the recording of a session in mode ``record``; nothing in another mode.
+
+    Parameters
+    ----------
+    client : Client
+        Of the session.
+    out : Path
+        The session's folder.
+    data : str
+        Fingerprint of the data that the answers are bound to; empty: none.
+    made_by, note, more
+        For the header: the command, and what is to be known of the answers.
+    """
+    if client.mode != "record":
+        return
+    header = {"model": client.model, "data": data, "made_by": f"qlib-llm-alpha {made_by}", "note": note, **more}
+    with Journal(out / JOURNAL) as journal:
+        # Of all runs of the session: a finished step asks for nothing again.
+        Recording.write(out / RECORDING, journal, {*journal.reply_keys(), *client.used_keys}, header)
 
 
 def cost_of(plan: ModelPlan, out: Path) -> Cost:
@@ -485,49 +494,3 @@ def _notes(proposer: LLMProposer, documents: Sequence[Document], plan: ModelPlan
 def settings_hash(plan: ModelPlan) -> str:
     """Return the SHA-256 of what a model was asked with."""
     return hashlib.sha256(json.dumps(plan.to_dict(), sort_keys=True).encode()).hexdigest()
-
-
-def _audit_candidates(trail: Chain, session: Session, proposer: LLMProposer, view: DocumentView) -> None:
-    """Write a row for every candidate."""
-    judged = {one.id: one.verdict for one in session.admission.judged}
-    tried = () if session.exploration is None else session.exploration.found
-    rows = []
-    for one in tried:
-        verdict = judged.get(one.candidate.expression.id)
-        reason = one.reason or "not_shortlisted" if verdict is None else verdict.reason
-        rows.append(_candidate_row(one.candidate, view, "rejected" if verdict is None else verdict.word, reason))
-    rows += [
-        CandidateRow(
-            factor_id="",
-            name=one.name,
-            expression=one.text,
-            proposer=proposer.name,
-            calls=one.calls,
-            verdict="rejected",
-            reason=one.reason,
-        )
-        for one in proposer.rejections
-        # What ended while ideas were sorted never was a formula.
-        if one.text and one.step != "categorise"
-    ]
-    audit_candidates(trail, rows)
-
-
-def _candidate_row(candidate: Candidate, view: DocumentView, word: str, reason: str) -> CandidateRow:
-    places = [QUOTE.fullmatch(source) for source in candidate.sources]
-    quotes = []
-    for place in places:
-        if place is not None:
-            document, start, end = place.group(1), int(place.group(2)), int(place.group(3))
-            text = view.get(document).text[start:end]
-            quotes.append(QuotePlace(document, start, end, hashlib.sha256(text.encode("utf-8")).hexdigest()))
-    return CandidateRow(
-        factor_id=candidate.expression.id,
-        name=candidate.name,
-        expression=candidate.expression.text,
-        proposer=candidate.proposer,
-        calls=candidate.calls,
-        quotes=tuple(quotes),
-        verdict=word,
-        reason=reason,
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,16 +14,74 @@ from qlib_llm_alpha.documents.clocks import utc_text
 from qlib_llm_alpha.documents.store import DocumentStore, StoredDocument
 from qlib_llm_alpha.errors import DocumentError, LibraryError
 from qlib_llm_alpha.library.factor_set import FactorSet, load_factor_set
-from qlib_llm_alpha.llm.audit import AuditFault, DocumentRow, QuotePlace, open_trail, verify_session
-from qlib_llm_alpha.mining.session import LIBRARY
+from qlib_llm_alpha.llm.audit import AuditFault, CandidateRow, DocumentRow, QuotePlace, open_trail, verify_session
+from qlib_llm_alpha.mining.candidates import Candidate
+from qlib_llm_alpha.mining.drafts import Rejection
+from qlib_llm_alpha.mining.session import LIBRARY, Session
 
 DOCUMENTS: Final = "documents.sqlite"
 _SESSION: Final = "session.json"
+QUOTE: Final = re.compile(r"doc:([a-z]+):(\d+)-(\d+)")
 
 
 def document_rows(store: DocumentStore) -> list[DocumentRow]:
     """Return what the trail says of the documents of a store."""
     return [_document_row(one) for one in store.stored()]
+
+
+def candidate_rows(
+    session: Session,
+    proposer: str,
+    rejections: Iterable[Rejection],
+    text_of: Callable[[str], str | None] = lambda document: None,
+    left_out: Callable[[Candidate], str] = lambda candidate: "not_shortlisted",
+) -> list[CandidateRow]:
+    """Return what the trail says of everything that a session proposed.
+
+    Parameters
+    ----------
+    session : Session
+    proposer : str
+        Of the drafts that never became candidates.
+    rejections : iterable of Rejection
+        Those drafts.
+    text_of : callable
+        The text of a document by its id, for the hashes of quotes.
+    left_out : callable
+        Why a candidate was tried and not judged.
+    """
+    judged = {one.id: one.verdict for one in session.admission.judged}
+    rows = []
+    for one in () if session.exploration is None else session.exploration.found:
+        verdict = judged.get(one.candidate.expression.id)
+        rows.append(
+            CandidateRow(
+                factor_id=one.candidate.expression.id,
+                name=one.candidate.name,
+                expression=one.candidate.expression.text,
+                proposer=one.candidate.proposer,
+                calls=one.candidate.calls,
+                quotes=tuple(_quotes(one.candidate, text_of)),
+                verdict="rejected" if verdict is None else verdict.word,
+                reason=(one.reason or left_out(one.candidate)) if verdict is None else verdict.reason,
+            )
+        )
+    rows += [
+        CandidateRow("", one.name, one.text, proposer, one.calls, verdict="rejected", reason=one.reason)
+        for one in rejections
+        # What ended while ideas were sorted never was a formula.
+        if one.text and one.step != "categorise"
+    ]
+    return rows
+
+
+def _quotes(candidate: Candidate, text_of: Callable[[str], str | None]) -> Iterator[QuotePlace]:
+    for source in candidate.sources:
+        place = QUOTE.fullmatch(source)
+        text = None if place is None else text_of(place.group(1))
+        if place is not None and text is not None:
+            start, end = int(place.group(2)), int(place.group(3))
+            yield QuotePlace(place.group(1), start, end, hashlib.sha256(text[start:end].encode("utf-8")).hexdigest())
 
 
 def written_files(folder: Path, library: FactorSet | None, *names: str) -> dict[str, str]:

@@ -16,8 +16,8 @@ from qlib_llm_alpha.data.mined import MiningRequest, run_mining
 from qlib_llm_alpha.documents.store import DocumentStore
 from qlib_llm_alpha.evaluation.ledger import TrialLedger
 from qlib_llm_alpha.library.factor_set import FactorSet
-from qlib_llm_alpha.mining.llm_session import QUOTE, ModelPlan
-from qlib_llm_alpha.mining.session_audit import verify
+from qlib_llm_alpha.mining.llm_session import ModelPlan
+from qlib_llm_alpha.mining.session_audit import QUOTE, verify
 from tests.documents.making import made_pdf, page
 from tests.support.personalities import PERSONALITIES, Asked
 from tests.support.stub_server import StubServer
